@@ -1,0 +1,31 @@
+"""Video Instance Embedding: visual backbones pretrained on video without labels.
+
+Zhuang, She, Andonian, Sobol Mark, Yamins, "Unsupervised Learning from Video with Deep Neural Embeddings" (CVPR 2020).
+"""
+
+from vie.bank import MemoryBank
+from vie.clustering import cluster
+from vie.errors import VieError
+from vie.hub import Encoder, load, save_pretrained
+from vie.knn import knn_scores
+from vie.models import Stream, create_model, list_models
+from vie.neighbours import nearest
+from vie.objectives import instance_recognition_loss, local_aggregation_loss
+from vie.video.clips import Sampling
+
+__all__ = [
+    "Encoder",
+    "MemoryBank",
+    "Sampling",
+    "Stream",
+    "VieError",
+    "cluster",
+    "create_model",
+    "instance_recognition_loss",
+    "knn_scores",
+    "list_models",
+    "load",
+    "local_aggregation_loss",
+    "nearest",
+    "save_pretrained",
+]

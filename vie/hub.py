@@ -1,0 +1,150 @@
+"""Saving and loading of finished encoders: safetensors and a JSON card, so that nothing is ever unpickled."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vie.errors import VieError
+from vie.models import Stream, create_model
+from vie.video.clips import Sampling
+from vie.video.pixels import centre_boxes, crop_resize, normalise
+
+WEIGHTS_NAME = "model.safetensors"
+CARD_NAME = "card.json"
+
+
+class Encoder(nn.Module):
+    """A stream with its preprocessing inside: it takes uint8 pixels of any resolution.
+
+    Attributes:
+        model: The stream.
+        sampling: The clip that it was trained on.
+        card: Where the weights come from: data, steps, metrics with their protocol, licence.
+    """
+
+    def __init__(self, model: Stream, sampling: Sampling, card: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.sampling = sampling
+        self.card = card or {}
+
+    def preprocess(self, frames: Tensor) -> Tensor:
+        """Short side to 8/7 of the model's size, centre crop, normalise.
+
+        Args:
+            frames: (B, T, H, W, 3) uint8.
+
+        Returns:
+            (B, 3, T, size, size) float32.
+        """
+        if frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[-1] != 3:
+            raise VieError(
+                f"frames are {frames.dtype} {tuple(frames.shape)}: give uint8 pixels of shape (B, T, H, W, 3)"
+            )
+        batch, _, height, width, _ = frames.shape
+        size = self.sampling.size
+        boxes = centre_boxes(np.full(batch, height), np.full(batch, width), size)
+        return normalise(crop_resize(frames, torch.from_numpy(boxes).to(frames.device), size))
+
+    def forward_features(self, frames: Tensor) -> dict[str, Tensor]:
+        """Taps conv1 to conv5 of uint8 frames (B, T, H, W, 3): each (B, C, T', H', W')."""
+        return self.model.forward_features(self.preprocess(frames))
+
+    def pooled(self, frames: Tensor) -> Tensor:
+        """Pooled features (B, num_features) of uint8 frames (B, T, H, W, 3)."""
+        return self.model.pooled(self.preprocess(frames))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Unit vectors (B, embed_dim) of uint8 frames (B, T, H, W, 3)."""
+        return self.model(self.preprocess(frames))
+
+
+def save_pretrained(
+    model: Stream, path: str | os.PathLike[str], sampling: Sampling, card: dict[str, Any] | None = None
+) -> None:
+    """Writes ``model.safetensors`` and ``card.json`` into a folder, each whole or not at all.
+
+    Args:
+        model: Made by ``create_model``.
+        path: The folder; made if absent.
+        sampling: The clip that the weights were trained on.
+        card: Provenance: data, steps, metrics and their protocol, licence. Anything that JSON holds.
+    """
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    content = {
+        **(card or {}),
+        "model": {"name": model.model_name, "arguments": model.arguments, "sampling": vars(sampling)},
+    }
+    partial = folder / (WEIGHTS_NAME + ".partial")
+    save_file(weights, partial)
+    os.replace(partial, folder / WEIGHTS_NAME)
+    partial = folder / (CARD_NAME + ".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(partial, folder / CARD_NAME)
+
+
+def load(source: str | os.PathLike[str]) -> Encoder:
+    """Loads an encoder, in eval mode.
+
+    Args:
+        source: A folder written by ``save_pretrained``, or the id of a Hugging Face Hub repository that holds the same
+            two files (this needs the extra ``hub``).
+
+    Raises:
+        VieError: There is no such folder, or its files are damaged.
+    """
+    folder = _find(source)
+    card = _read_card(folder)
+    try:
+        described = card["model"]
+        model = create_model(described["name"], pretrained=folder, **described["arguments"])
+        sampling = Sampling(**described["sampling"])
+    except (KeyError, TypeError) as error:
+        raise VieError(f"{folder / CARD_NAME} does not describe a model ({error!r}): save the encoder again") from error
+    return Encoder(model, sampling, card).eval()
+
+
+def load_weights(model: Stream, source: str | os.PathLike[str]) -> None:
+    """Copies the weights of a saved encoder into a network of the same shape; raises ``VieError`` if it differs."""
+    path = _find(source) / WEIGHTS_NAME
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise VieError(f"{path} cannot be read ({error}): copy or save the encoder again") from error
+    except RuntimeError as error:
+        raise VieError(f"{path} does not fit {model.model_name} {model.arguments}: {error}") from error
+
+
+def _find(source: str | os.PathLike[str]) -> Path:
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if str(source).count("/") != 1 or str(source).startswith((".", "/")):
+        raise VieError(f"{source} is no folder: give the folder of a saved encoder, or a hub id such as name/encoder")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise VieError(
+            f"{source} is no folder, and hub ids need huggingface_hub: pip install 'vie[hub]'"
+        ) from error
+    return Path(snapshot_download(str(source), allow_patterns=[WEIGHTS_NAME, CARD_NAME]))
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    path = folder / CARD_NAME
+    try:
+        card = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise VieError(f"{path} cannot be read ({error}): give the folder of a saved encoder") from error
+    if not isinstance(card, dict):
+        raise VieError(f"{path} is not a model card: give the folder of a saved encoder")
+    return card

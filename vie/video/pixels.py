@@ -1,0 +1,73 @@
+"""From uint8 frames to the normalised clips that the networks take, in batches and on any device."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""ImageNet's channel statistics, for pixels in [0, 1] (VIE's input)."""
+
+Boxes = npt.NDArray[np.float32]
+"""(B, 4) top, left, height and width of a crop, in pixels of the source picture."""
+
+
+def crop_boxes(
+    height: npt.NDArray[np.int64],
+    width: npt.NDArray[np.int64],
+    short_side: npt.NDArray[np.int64],
+    size: int,
+    across: npt.NDArray[np.float64],
+) -> Boxes:
+    """Boxes that equal "resize to a short side, then crop a square at whole pixels".
+
+    Args:
+        height: (B,) of the source pictures.
+        width: (B,) of the source pictures.
+        short_side: (B,) side to resize to, at least ``size``.
+        size: Side of the square.
+        across: (B, 2) in [0, 1): where the square lies between top and bottom, and between left and right.
+    """
+    source = np.stack([height, width], axis=1).astype(np.float64)
+    resized = np.floor(source * (short_side / source.min(axis=1))[:, None] + 0.5)
+    corner = np.floor(across * (resized - size + 1))
+    scale = source / resized
+    return np.concatenate([corner * scale, size * scale], axis=1).astype(np.float32)
+
+
+def centre_boxes(height: npt.NDArray[np.int64], width: npt.NDArray[np.int64], size: int) -> Boxes:
+    """VIE's test crop: short side 8/7 of the size (256 for 224, 128 for 112), then the square in the middle."""
+    short_side = np.full(len(height), round(size * 8 / 7))
+    return crop_boxes(height, width, short_side, size, np.full((len(height), 2), 0.5 - 1e-9))
+
+
+def crop_resize(frames: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
+    """Cuts a box out of every clip and resizes it bilinearly, the same for all its frames.
+
+    Args:
+        frames: (B, T, H, W, 3) uint8.
+        boxes: (B, 4) float, as ``Boxes``.
+        size: Side of the result.
+        flip: (B,) bool: mirror left and right; None for none.
+
+    Returns:
+        (B, 3, T, size, size) float32 in [0, 1].
+    """
+    batch, length, height, width, _ = frames.shape
+    pixels = frames.permute(0, 1, 4, 2, 3).flatten(1, 2).float().div_(255)
+    steps = (torch.arange(size, device=frames.device) + 0.5) / size
+    along_x = steps.expand(batch, size) if flip is None else torch.where(flip[:, None], 1 - steps, steps)
+    y = (boxes[:, 0:1] + steps * boxes[:, 2:3]) * (2 / height) - 1
+    x = (boxes[:, 1:2] + along_x * boxes[:, 3:4]) * (2 / width) - 1
+    grid = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=-1)
+    resized = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return resized.unflatten(1, (length, 3)).transpose(1, 2)
+
+
+def normalise(clip: Tensor) -> Tensor:
+    """Subtracts ``MEAN`` and divides by ``STD``: (B, 3, T, H, W) in [0, 1] to the same shape."""
+    mean = torch.tensor(MEAN, device=clip.device).view(3, 1, 1, 1)
+    std = torch.tensor(STD, device=clip.device).view(3, 1, 1, 1)
+    return (clip - mean) / std
