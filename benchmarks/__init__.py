@@ -1,0 +1,1 @@
+"""Measurements: scripts that anyone can repeat, and whose output the documentation quotes."""
