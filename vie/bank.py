@@ -52,7 +52,7 @@ class MemoryBank(nn.Module):
         order = torch.arange(len(instances), device=instances.device)
         if valid is not None:
             new = torch.where(valid[:, None], new, old)
-            order = torch.where(valid, order, -1)
+            order = order + len(instances) * valid  # a valid one outranks the others, which write their old row back
         # Writing the last one's value at every repeat makes the result independent of the order of the writes.
         same = instances[:, None] == instances[None, :]
         last = torch.where(same, order[None, :], -1).argmax(dim=1)

@@ -45,7 +45,7 @@ def cluster(
     """
     if len(embeddings) < num_clusters:
         raise VieError(
-            f"{len(embeddings)} instances cannot make {num_clusters} clusters: choose at most {len(embeddings)} clusters"
+            f"{len(embeddings)} instances cannot make {num_clusters} clusters: choose {len(embeddings)} or fewer"
         )
     kmeans = {"torch": _kmeans_torch, "faiss": _kmeans_faiss}[engine]
     rows = embeddings.detach().float()

@@ -121,7 +121,8 @@ def load_weights(model: Stream, source: str | os.PathLike[str]) -> None:
     except (SafetensorError, OSError) as error:
         raise VieError(f"{path} cannot be read ({error}): copy or save the encoder again") from error
     except RuntimeError as error:
-        raise VieError(f"{path} does not fit {model.model_name} {model.arguments}: {error}") from error
+        cause = " ".join(str(error).split())[:300]
+        raise VieError(f"{path} does not fit {model.model_name} {model.arguments}: {cause}") from error
 
 
 def _find(source: str | os.PathLike[str]) -> Path:
@@ -133,9 +134,7 @@ def _find(source: str | os.PathLike[str]) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise VieError(
-            f"{source} is no folder, and hub ids need huggingface_hub: pip install 'vie[hub]'"
-        ) from error
+        raise VieError(f"{source} is no folder, and hub ids need huggingface_hub: pip install 'vie[hub]'") from error
     return Path(snapshot_download(str(source), allow_patterns=[WEIGHTS_NAME, CARD_NAME]))
 
 

@@ -41,7 +41,7 @@ class _Readout(torch.nn.Module):
         super().__init__()
         self.register_buffer("mean", features.mean(dim=0))
         self.register_buffer("scale", features.std(dim=0).clamp(min=1e-6))
-        self.linear = torch.nn.Linear(features.shape[1], num_classes)
+        self.linear = torch.nn.utils.skip_init(torch.nn.Linear, features.shape[1], num_classes)
         torch.nn.init.zeros_(self.linear.weight)
         torch.nn.init.zeros_(self.linear.bias)
 

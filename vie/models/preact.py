@@ -7,14 +7,13 @@ block's first batch norm and ReLU, without batch norm of its own; a last batch n
 
 import math
 from collections.abc import Iterator
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 BATCH_NORM_MOMENTUM = 0.003
 """VIE's decay of 0.997 in PyTorch's terms."""
-
-BLOCKS_PER_STAGE = 2
 
 
 def conv(dims: int, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
@@ -24,6 +23,7 @@ def conv(dims: int, inputs: int, outputs: int, kernel: int, stride: int = 1) -> 
 
 
 def batch_norm(dims: int, channels: int) -> nn.Module:
+    """Batch norm with VIE's constants."""
     layer = nn.BatchNorm2d if dims == 2 else nn.BatchNorm3d
     return layer(channels, eps=1e-5, momentum=BATCH_NORM_MOMENTUM)
 
@@ -63,12 +63,10 @@ class PreActResNet18(nn.Module):
         inputs = width
         for stage in range(4):
             outputs = width * 2**stage
-            blocks = nn.ModuleList()
-            for block in range(BLOCKS_PER_STAGE):
-                first = block == 0
-                blocks.append(PreActBlock(dims, inputs, outputs, stride=2 if first and stage else 1, project=first))
-                inputs = outputs
-            self.stages.append(blocks)
+            first = PreActBlock(dims, inputs, outputs, stride=2 if stage else 1, project=True)
+            second = PreActBlock(dims, outputs, outputs, stride=1, project=False)
+            self.stages.append(nn.ModuleList([first, second]))
+            inputs = outputs
         self.norm = batch_norm(dims, inputs)
         self.apply(init_weights)
 
@@ -76,10 +74,10 @@ class PreActResNet18(nn.Module):
         """Yields the taps conv1 to conv5: the activated inputs of stages 1 to 4, and the last activation."""
         x = self.pool(self.stem(x))
         for blocks in self.stages:
-            for number, block in enumerate(blocks):
-                x, activated = block(x)
-                if number == 0:
-                    yield activated
+            first, second = cast(nn.ModuleList, blocks)
+            x, activated = first(x)
+            yield activated
+            x, _ = second(x)
         yield F.relu(self.norm(x))
 
 

@@ -45,6 +45,9 @@ def create_model(name: str, pretrained: str | os.PathLike[str] | None = None, **
         near = difflib.get_close_matches(name, _MODELS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(list_models())}"
         raise VieError(f"no model is called {name!r}: {hint}")
+    for argument, value in arguments.items():
+        if isinstance(value, int) and value < 1:
+            raise VieError(f"model {name!r} cannot be built with {argument}={value}: give a positive number")
     try:
         model = _MODELS[name](**arguments)  # type: ignore[arg-type]
     except TypeError as error:

@@ -4,6 +4,8 @@ Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimina
 constants of VIE (Zhuang et al., CVPR 2020).
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -53,10 +55,10 @@ def noise_contrastive_loss(
     """
     normaliser = NORMALISER_PER_INSTANCE * num_instances
     expected_noise = noise_similarity.shape[1] / num_instances
-    p_positive = torch.exp(positive_similarity / temperature) / normaliser
+    log_positive = positive_similarity / temperature - math.log(normaliser)
     p_noise = torch.exp(noise_similarity / temperature) / normaliser
-    # log1p keeps the digits that a ratio near one would lose.
-    recognised = torch.log1p((expected_noise + EPSILON) / p_positive)
+    # Both forms keep the digits that a ratio near one would lose; softplus also keeps the gradient of tiny P finite.
+    recognised = F.softplus(math.log(expected_noise + EPSILON) - log_positive)
     rejected = torch.log1p((p_noise + EPSILON) / expected_noise).sum(dim=1)
     return (recognised + rejected).mean()
 

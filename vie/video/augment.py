@@ -5,7 +5,6 @@ a random crop, brightness, contrast, saturation and hue in random order, greysca
 """
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -124,19 +123,22 @@ def augment(frames: Tensor, drawn: Draw, size: int, boxes: Boxes | None = None) 
     Returns:
         (B, 3, T, size, size) float32, normalised.
     """
-    device = frames.device
-
-    def send(array: npt.NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(array).to(device, non_blocking=True)
-
-    clip = crop_resize(frames, send(drawn.boxes if boxes is None else boxes), size, send(drawn.flip))
+    # All numbers of the batch travel in one transfer.
+    columns = [drawn.boxes if boxes is None else boxes, drawn.flip[:, None], drawn.grey[:, None]]
+    packed = torch.from_numpy(np.concatenate(columns, axis=1, dtype=np.float32)).to(frames.device, non_blocking=True)
+    clip = crop_resize(frames, packed[:, :4], size, packed[:, 4] > 0)
     clip = jitter(clip, drawn.factors, drawn.order)
-    clip = torch.where(send(drawn.grey).view(-1, 1, 1, 1, 1), _grey(clip), clip)
+    if drawn.grey.any():
+        clip = torch.where((packed[:, 5] > 0).view(-1, 1, 1, 1, 1), _grey(clip), clip)
     return normalise(clip)
 
 
 def jitter(clip: Tensor, factors: npt.NDArray[np.float32], order: npt.NDArray[np.int64]) -> Tensor:
     """Colour jitter with torchvision's definitions, in each clip's own order.
+
+    Brightness, contrast and saturation are one formula with different weights: x <- a x + b grey(x) + c mean(grey(x)),
+    cut to [0, 1]. So any order of the four is three turns of that formula before the hue and three after it, where a
+    clip sits a turn out by a = 1, b = c = 0: whole batches throughout, whatever each clip's order.
 
     Args:
         clip: (B, 3, T, H, W) in [0, 1].
@@ -146,35 +148,50 @@ def jitter(clip: Tensor, factors: npt.NDArray[np.float32], order: npt.NDArray[np
     Returns:
         (B, 3, T, H, W) in [0, 1].
     """
-    clip = clip.clone()
-    for turn in range(order.shape[1]):
-        for number, operation in enumerate(_OPERATIONS):
-            chosen = np.flatnonzero(order[:, turn] == number)
-            if len(chosen) == 0 or np.all(factors[chosen, number] == _NEUTRAL[number]):
-                continue
-            index = torch.from_numpy(chosen).to(clip.device)
-            factor = torch.from_numpy(factors[chosen, number]).to(clip.device).view(-1, 1, 1, 1, 1)
-            clip[index] = operation(clip[index], factor)
+    weights = torch.from_numpy(_blend_weights(factors, order)).to(clip.device, non_blocking=True)
+    for turn, active in enumerate(_active_turns(factors, order)):
+        if turn == HUE_TURN and np.any(factors[:, 3]):
+            shift = torch.from_numpy(factors[:, 3]).to(clip.device, non_blocking=True)
+            clip = _hue(clip, shift.view(-1, 1, 1, 1, 1))
+        if active:
+            a, b, c = weights[turn].T[..., None, None, None, None]
+            grey = _grey(clip)
+            clip = (a * clip + (b * grey + c * grey.mean(dim=(3, 4), keepdim=True))).clamp_(0, 1)
     return clip
 
 
+HUE_TURN = 3
+"""Turns before the hue; as many come after it."""
+
+
+def _turns(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """In which of the six turns each clip has its brightness, contrast and saturation: (B, 3)."""
+    place = np.argsort(order, axis=1)
+    before = place[:, :3] < place[:, 3:]
+    return np.where(before, place[:, :3], place[:, :3] - 1 + HUE_TURN)
+
+
+def _active_turns(factors: npt.NDArray[np.float32], order: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    turns = _turns(order)[factors[:, :3] != 1]
+    return np.isin(np.arange(2 * HUE_TURN), turns)
+
+
+def _blend_weights(factors: npt.NDArray[np.float32], order: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """The weights a, b, c of every turn and clip: (6, B, 3)."""
+    clips = np.arange(len(factors))
+    weights = np.tile(np.array([1, 0, 0], dtype=np.float32), (2 * HUE_TURN, len(factors), 1))
+    brightness, contrast, saturation = _turns(order).T
+    weights[brightness, clips, 0] = factors[:, 0]
+    weights[contrast, clips, 0] = factors[:, 1]
+    weights[contrast, clips, 2] = 1 - factors[:, 1]
+    weights[saturation, clips, 0] = factors[:, 2]
+    weights[saturation, clips, 1] = 1 - factors[:, 2]
+    return weights
+
+
 def _grey(clip: Tensor) -> Tensor:
-    weights = torch.tensor(GREY, device=clip.device).view(3, 1, 1, 1)
-    return (clip * weights).sum(dim=1, keepdim=True)
-
-
-def _brightness(clip: Tensor, factor: Tensor) -> Tensor:
-    return (clip * factor).clamp_(0, 1)
-
-
-def _contrast(clip: Tensor, factor: Tensor) -> Tensor:
-    mean = _grey(clip).mean(dim=(3, 4), keepdim=True)
-    return (mean + factor * (clip - mean)).clamp_(0, 1)
-
-
-def _saturation(clip: Tensor, factor: Tensor) -> Tensor:
-    grey = _grey(clip)
-    return (grey + factor * (clip - grey)).clamp_(0, 1)
+    red, green, blue = clip.split(1, dim=1)
+    return GREY[0] * red + GREY[1] * green + GREY[2] * blue
 
 
 def _hue(clip: Tensor, shift: Tensor) -> Tensor:
@@ -192,10 +209,6 @@ def _hue(clip: Tensor, shift: Tensor) -> Tensor:
         (green - blue) / divisor,
         torch.where(brightest == 1, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
     )
-    channel = torch.tensor([5.0, 3.0, 1.0], device=clip.device).view(3, 1, 1, 1)
-    k = (channel + sixth + 6 * shift).remainder(6)
-    return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
-
-
-_OPERATIONS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (_brightness, _contrast, _saturation, _hue)
-_NEUTRAL = (1.0, 1.0, 1.0, 0.0)
+    base = sixth + 6 * shift
+    turned = torch.cat([base + 5, base + 3, base + 1], dim=1).remainder(6)
+    return value - chroma * torch.minimum(turned, 4 - turned).clamp_(0, 1)

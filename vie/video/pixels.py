@@ -1,5 +1,7 @@
 """From uint8 frames to the normalised clips that the networks take, in batches and on any device."""
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -68,6 +70,11 @@ def crop_resize(frames: Tensor, boxes: Tensor, size: int, flip: Tensor | None = 
 
 def normalise(clip: Tensor) -> Tensor:
     """Subtracts ``MEAN`` and divides by ``STD``: (B, 3, T, H, W) in [0, 1] to the same shape."""
-    mean = torch.tensor(MEAN, device=clip.device).view(3, 1, 1, 1)
-    std = torch.tensor(STD, device=clip.device).view(3, 1, 1, 1)
+    mean, std = (_channels(values, clip.device) for values in (MEAN, STD))
     return (clip - mean) / std
+
+
+@functools.lru_cache
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    # Kept, because making it anew would wait for the device at every step.
+    return torch.tensor(values, device=device).view(-1, 1, 1, 1)
