@@ -1,0 +1,214 @@
+"""What a corpus is made of: the video files, their splits and their labels, from whichever listing the user has."""
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from pathlib import Path, PurePosixPath
+
+from vie.errors import VieError
+
+# In order of preference where one video exists in several formats.
+VIDEO_EXTENSIONS = (
+    ".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".ts",
+)  # fmt: skip
+SPLITS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "valid": "val", "test": "test"}
+LABEL = "label"  # the label column of listings that have only one, nameless
+KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video of a corpus.
+
+    Attributes:
+        name: Path relative to the corpus, with forward slashes; unique within it.
+        path: Where the file is, or should be.
+        split: ``train``, ``val``, ``test`` or the source's own word.
+        labels: Class name by label column; a column without a label for this video is left out.
+    """
+
+    name: str
+    path: Path
+    split: str
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def list_videos(
+    source: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
+    labels: Sequence[str] | None = None,
+    val_fraction: float = 0.0,
+) -> list[Video]:
+    """Lists the videos of a corpus; no video is opened.
+
+    Args:
+        source: One of
+
+            - a folder ``{train,val,test}/{class}/*``, or ``{class}/*``: one label column, ``label``;
+            - any other folder: every video below it, without labels;
+            - Kinetics' CSV (``label,youtube_id,time_start,time_end,split``), whose files
+              ``{youtube_id}_{start:06d}_{end:06d}.mp4`` lie anywhere below ``root``; absent files stay in the list;
+            - a CSV with a column ``path``, if wanted ``split``, and label columns;
+            - a ``.txt`` list of files, one on a line.
+        root: Folder of the files that a CSV or a list names; its own folder where left out.
+        labels: Label columns to keep; all where left out.
+        val_fraction: Share of the videos without a split of their own that is held out as ``val``, picked by a hash of
+            the name: adding videos never moves another one across.
+
+    Returns:
+        Videos in the order of the source; a folder is sorted by name.
+
+    Raises:
+        VieError: The source is missing, empty or malformed, names a file twice, or has no such label column.
+    """
+    source = Path(source)
+    if not 0 <= val_fraction < 1:
+        raise VieError(f"val_fraction {val_fraction} is out of range: give a share in [0, 1)")
+    if not source.exists():
+        raise VieError(f"{source}: no such file or folder: give a folder of videos, a .csv or a .txt list")
+    base = Path(root) if root is not None else (source if source.is_dir() else source.parent)
+    if not base.is_dir():
+        raise VieError(f"{base}: no such folder: `root` is the folder of the files that {source} names")
+    if source.is_dir():
+        columns, videos = _from_folder(source)
+    elif source.suffix.lower() == ".csv":
+        columns, videos = _from_csv(source, base)
+    elif source.suffix.lower() == ".txt":
+        columns, videos = _from_list(source, base)
+    else:
+        raise VieError(f"{source}: not a listing of videos: give a folder, a .csv or a .txt list")
+    if not videos:
+        raise VieError(f"{source}: no video in it: known formats are {' '.join(VIDEO_EXTENSIONS)}")
+    _check_unique(source, videos)
+    kept = _select(source, columns, labels)
+    return [
+        replace(
+            video,
+            split=video.split or _held_out(video.name, val_fraction),
+            labels={column: video.labels[column] for column in kept if video.labels.get(column)},
+        )
+        for video in videos
+    ]
+
+
+def _from_folder(root: Path) -> tuple[list[str], list[Video]]:
+    names = sorted(_walk(root))
+    places = [PurePosixPath(name).parts for name in names]
+    has_splits = bool(places) and all(len(place) > 1 and place[0].lower() in SPLITS for place in places)
+    inner = [place[1:] if has_splits else place for place in places]
+    # A lone folder says nothing about its videos, and deeper trees give no hint which level is the class.
+    has_classes = all(len(place) == 2 for place in inner) and len({place[0] for place in inner}) > 1
+    videos = [
+        Video(
+            name=name,
+            path=root / name,
+            split=SPLITS[place[0].lower()] if has_splits else "",
+            labels={LABEL: rest[0]} if has_classes else {},
+        )
+        for name, place, rest in zip(names, places, inner, strict=True)
+    ]
+    return ([LABEL] if has_classes else []), videos
+
+
+def _from_csv(source: Path, base: Path) -> tuple[list[str], list[Video]]:
+    with source.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, skipinitialspace=True)
+        try:
+            rows = [{key: (value or "").strip() for key, value in row.items() if key} for row in reader]
+        except (csv.Error, UnicodeDecodeError, AttributeError) as error:
+            raise VieError(f"{source}: not a readable CSV ({error}): save it as comma-separated UTF-8") from error
+    columns = [column for column in reader.fieldnames or [] if column]
+    if all(column in columns for column in KINETICS_COLUMNS):
+        return [LABEL] if LABEL in columns else [], _from_kinetics(source, rows, base)
+    if "path" not in columns:
+        raise VieError(
+            f"{source}: no column `path` (its columns are {', '.join(columns) or 'none'}): add one with the files' "
+            "paths, or use the columns of Kinetics"
+        )
+    label_columns = [column for column in columns if column not in ("path", "split")]
+    videos = []
+    for number, row in enumerate(rows, start=2):
+        if not row["path"]:
+            raise VieError(f"{source}: line {number} has no path: fill it in or delete the line")
+        labels = {column: row[column] for column in label_columns if row.get(column)}
+        videos.append(_listed(row["path"], base, row.get("split", ""), labels))
+    return label_columns, videos
+
+
+def _from_kinetics(source: Path, rows: list[dict[str, str]], base: Path) -> list[Video]:
+    found = _by_stem(base)
+    videos = []
+    for number, row in enumerate(rows, start=2):
+        try:
+            start, end = (int(float(row[column])) for column in ("time_start", "time_end"))
+        except ValueError as error:
+            raise VieError(f"{source}: line {number} has no valid times ({error}): mend or delete the line") from error
+        stem = f"{row['youtube_id']}_{start:06d}_{end:06d}"
+        name = found.get(stem, stem + ".mp4")
+        labels = {LABEL: row[LABEL]} if row.get(LABEL) else {}
+        videos.append(Video(name, base / name, _split(row.get("split", "")), labels))
+    return videos
+
+
+def _from_list(source: Path, base: Path) -> tuple[list[str], list[Video]]:
+    lines = (line.strip() for line in source.read_text(encoding="utf-8-sig").splitlines())
+    return [], [_listed(line, base, "", {}) for line in lines if line]
+
+
+def _listed(given: str, base: Path, split: str, labels: dict[str, str]) -> Video:
+    path = base / given
+    name = os.path.normpath(os.path.relpath(path, base) if os.path.isabs(given) else given)
+    return Video(PurePosixPath(*Path(name).parts).as_posix(), path, _split(split), labels)
+
+
+def _walk(root: Path) -> Iterable[str]:
+    """Relative paths, with forward slashes, of all videos below a folder."""
+    for folder, inner, files in os.walk(root, followlinks=True):
+        inner[:] = [name for name in inner if not name.startswith(".") and name != "__MACOSX"]
+        for name in files:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS:
+                yield (Path(folder) / name).relative_to(root).as_posix()
+
+
+def _by_stem(root: Path) -> dict[str, str]:
+    """The best file for each stem: preferred format first, then the shallowest place."""
+
+    def rank(name: str) -> tuple[int, int, str]:
+        place = PurePosixPath(name)
+        return VIDEO_EXTENSIONS.index(place.suffix.lower()), len(place.parts), name
+
+    found: dict[str, str] = {}
+    for name in _walk(root):
+        stem = PurePosixPath(name).stem
+        if stem not in found or rank(name) < rank(found[stem]):
+            found[stem] = name
+    return found
+
+
+def _split(word: str) -> str:
+    return SPLITS.get(word.lower(), word)
+
+
+def _held_out(name: str, fraction: float) -> str:
+    share = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
+    return "val" if share < fraction else "train"
+
+
+def _select(source: Path, columns: list[str], labels: Sequence[str] | None) -> list[str]:
+    wanted = columns if labels is None else list(labels)
+    for column in wanted:
+        if column not in columns:
+            raise VieError(
+                f"{source}: no label column {column!r}: its label columns are {', '.join(columns) or 'none'}"
+            )
+    return wanted
+
+
+def _check_unique(source: Path, videos: list[Video]) -> None:
+    seen: set[str] = set()
+    for video in videos:
+        if video.name in seen:
+            raise VieError(f"{source}: {video.name} is listed twice: keep one line for each video")
+        seen.add(video.name)

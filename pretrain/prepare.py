@@ -1,0 +1,267 @@
+"""Preparation of a corpus: every video once decoded, shrunk and stored as JPEG frames in shards, resumably."""
+
+import csv
+import errno
+import fcntl
+import io
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from pretrain.inputs import Video
+from pretrain.shard_writer import ShardWriter, SourceKey, Stored, read_finished, source_key, write_atomically
+from pretrain.worker_pool import Job, transcode_all
+from vie.errors import VieError
+from vie.video.shards import INDEX_NAME, LABEL_PREFIX, write_index
+from vie.video.source import Decoder, require_decoder
+
+FORMAT = "mjpeg-1"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FAILED_NAME = "failed.csv"
+FAILED_COLUMNS = ("name", "reason", "size", "mtime_ns", "decoder", "timeout")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """How a corpus is prepared.
+
+    Attributes:
+        short_side: Pixels of the shorter side of the stored frames; smaller videos are not enlarged.
+        quality: JPEG quality, 1 to 100.
+        shard_videos: Videos in each shard.
+        workers: Processes; as many as there are processors where left out.
+        timeout: Seconds that one video may take before it is given up.
+        decoder: See ``vie.video.source.open_video``.
+    """
+
+    short_side: int = 128
+    quality: int = 90
+    shard_videos: int = 256
+    workers: int | None = None
+    timeout: float = 120.0
+    decoder: Decoder = "decord"
+
+    def __post_init__(self) -> None:
+        if self.short_side < 1 or self.shard_videos < 1 or self.timeout <= 0 or not 1 <= self.quality <= 100:
+            raise VieError(f"{self} is out of range: sizes and timeout are positive, quality is 1 to 100")
+        if self.workers is not None and self.workers < 1:
+            raise VieError(f"workers={self.workers} is out of range: give at least 1, or none for one per processor")
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What a run of ``prepare`` did.
+
+    Attributes:
+        prepared: Videos decoded and stored by this run.
+        failed: Reason by name, for all listed videos that are not in the corpus.
+        skipped: Videos that an earlier run had stored already.
+        seconds: Duration of the run.
+    """
+
+    prepared: int
+    failed: dict[str, str]
+    skipped: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Failure:
+    key: SourceKey
+    reason: str
+    decoder: str
+    timeout: float
+
+
+def prepare(
+    videos: Sequence[Video],
+    out: str | os.PathLike[str],
+    config: PrepareConfig | None = None,
+    progress: bool = True,
+) -> PrepareReport:
+    """Prepares a corpus, or what is still missing of it.
+
+    The folder then holds ``shard-*.tar`` (WebDataset), a ``.parquet`` table for each, ``index.parquet`` over all listed
+    videos in their order, ``failed.csv`` and ``dataset.json``. A stored video is kept as long as its file's size and
+    time of change stay the same; a failed one is tried again when these, the decoder or the time limit change, or when
+    ``failed.csv`` is deleted.
+
+    Args:
+        videos: From ``list_videos``. Splits and labels are taken afresh by every run.
+        out: Folder of the corpus; it is created where absent.
+        config: Defaults where left out.
+        progress: Shows a progress bar.
+
+    Raises:
+        VieError: There is no video to prepare, none can be decoded, the folder holds a corpus with other settings,
+            another run is at work in it, or the disk is full.
+    """
+    began = time.monotonic()
+    config = config or PrepareConfig()
+    folder = Path(out)
+    if not videos:
+        raise VieError("there is no video to prepare: the list is empty")
+    require_decoder(config.decoder)
+    settings = {"format": FORMAT, "short_side": config.short_side, "quality": config.quality}
+    with _disk_errors(folder), _sole_run(folder):
+        stored = read_finished(folder, settings)
+        known_failures = _read_failures(folder / FAILED_NAME)
+        keys = [source_key(video) for video in videos]
+        failures = {
+            key: failure
+            for key in keys
+            if key not in stored and (failure := known_failures.get(key)) and _still_valid(failure, config)
+        }
+        work = [(video, key) for video, key in zip(videos, keys, strict=True) if key not in stored.keys() | failures]
+        skipped = len(videos) - len(work) - len(failures)
+        prepared = _store(work, folder, config, settings, stored, failures, progress)
+        _write_failures(folder / FAILED_NAME, [failures[key] for key in keys if key in failures])
+        if not any(key in stored for key in keys):
+            first = next(iter(failures.values()))
+            raise VieError(
+                f"none of the {len(videos)} videos can be decoded ({first.key.name}: {first.reason}): "
+                f"see {folder / FAILED_NAME}"
+            )
+        _write_corpus(folder, videos, keys, stored, settings)
+    failed = {key.name: failures[key].reason for key in keys if key in failures}
+    return PrepareReport(prepared, failed, skipped, time.monotonic() - began)
+
+
+def _store(
+    work: list[tuple[Video, SourceKey]],
+    folder: Path,
+    config: PrepareConfig,
+    settings: dict[str, object],
+    stored: dict[SourceKey, Stored],
+    failures: dict[SourceKey, _Failure],
+    progress: bool,
+) -> int:
+    """Transcodes and stores videos; adds to ``stored`` and ``failures``, and returns how many were stored."""
+    workers = config.workers or len(os.sched_getaffinity(0))
+    job = Job(config.short_side, config.quality, config.decoder, config.timeout, workers)
+
+    def keep_failures() -> None:
+        _write_failures(folder / FAILED_NAME, failures.values())
+
+    prepared = 0
+    with (
+        logging_redirect_tqdm(),
+        tqdm(total=len(work), desc="prepare", unit="video", disable=not progress or not work) as bar,
+        closing(transcode_all([video for video, _ in work], job)) as results,
+        ShardWriter(folder, config.shard_videos, settings, on_finish=keep_failures) as writer,
+    ):
+        for (video, key), result in zip(work, results, strict=True):
+            if isinstance(result, str):
+                logger.warning("%s is left out: %s", video.name, result)
+                failures[key] = _Failure(key, result, config.decoder, config.timeout)
+            else:
+                writer.add(video, key, result)
+                prepared += 1
+            bar.update()
+    stored.update(writer.finished)
+    return prepared
+
+
+def _write_corpus(
+    folder: Path,
+    videos: Sequence[Video],
+    keys: Sequence[SourceKey],
+    stored: dict[SourceKey, Stored],
+    settings: dict[str, object],
+) -> None:
+    """Writes the index and the description over all listed videos that are stored."""
+    present = [(video, stored[key]) for video, key in zip(videos, keys, strict=True) if key in stored]
+    label_columns = list(dict.fromkeys(column for video in videos for column in video.labels))
+    rows = [
+        {"name": video.name, "split": video.split, **vars(place)}
+        | {LABEL_PREFIX + column: label for column, label in video.labels.items()}
+        for video, place in present
+    ]
+    write_index(folder / INDEX_NAME, rows, label_columns)
+    description = {
+        "settings": settings,
+        "videos": len(present),
+        "failed": len(videos) - len(present),
+        "splits": dict(Counter(video.split for video, _ in present)),
+        "label_columns": label_columns,
+        "frames": sum(len(place.frame_bytes) for _, place in present),
+        "bytes": sum(int(place.frame_bytes.sum(dtype=np.int64)) for _, place in present),
+        "shards": len({place.shard for _, place in present}),
+        "versions": {
+            package: _version(package) for package in ("vie", "torch", "torchvision", "decord2", "torchcodec")
+        },
+    }
+    text = json.dumps(description, indent=2) + "\n"
+    write_atomically(folder / "dataset.json", lambda file: file.write(text.encode()))
+
+
+def _still_valid(failure: _Failure, config: PrepareConfig) -> bool:
+    return failure.decoder == config.decoder and failure.timeout == config.timeout
+
+
+def _read_failures(path: Path) -> dict[SourceKey, _Failure]:
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        keys = [SourceKey(row["name"], int(row["size"]), int(row["mtime_ns"])) for row in rows]
+        return {
+            key: _Failure(key, row["reason"], row["decoder"], float(row["timeout"]))
+            for key, row in zip(keys, rows, strict=True)
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise VieError(f"{path}: damaged ({error!r}): delete it and run again") from error
+
+
+def _write_failures(path: Path, failures: Iterable[_Failure]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(FAILED_COLUMNS)
+    for failure in failures:
+        key = failure.key
+        writer.writerow([key.name, failure.reason, key.size, key.mtime_ns, failure.decoder, failure.timeout])
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise VieError(
+                f"{folder}: the disk is full ({error.strerror}): make room and run again; finished shards are kept"
+            ) from error
+        raise VieError(f"{folder}: cannot be written ({error}): choose another folder") from error
+
+
+@contextmanager
+def _sole_run(folder: Path) -> Iterator[None]:
+    """Holds the folder for this run; the system lets go of it however the run ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise VieError(f"{folder}: another run is preparing this corpus: wait for it, or stop it") from error
+        yield
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
