@@ -1,0 +1,38 @@
+"""Checkpoints: everything that a run needs to go on as if it had never stopped."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vie.errors import VieError
+
+CHECKPOINT_NAME = "checkpoint.pt"
+
+
+def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
+    """Writes a checkpoint whole or not at all."""
+    partial = run / (CHECKPOINT_NAME + ".partial")
+    try:
+        torch.save(state, partial)
+        os.replace(partial, run / CHECKPOINT_NAME)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise VieError(
+            f"the checkpoint cannot be written to {run} ({error}): free some space and start the same command again"
+        ) from error
+
+
+def load_checkpoint(run: Path) -> dict[str, Any] | None:
+    """The run's checkpoint with its tensors on the CPU, or None if it has none yet."""
+    path = run / CHECKPOINT_NAME
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        cause = (str(error) or type(error).__name__).splitlines()[0]
+        raise VieError(f"{path} cannot be read ({cause}): restore it from a copy, or start in a new folder") from error
+    return state

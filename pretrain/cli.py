@@ -1,0 +1,29 @@
+"""The command line: ``vie-pretrain prepare | train | report | corpus | demo``."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from vie.errors import VieError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command; a fault that the user can mend is one line on stderr and exit status 1."""
+    from pretrain.commands import run
+
+    try:
+        run(sys.argv[1:] if arguments is None else arguments)
+    except VieError as error:
+        print(f"vie-pretrain: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("vie-pretrain: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has gone (head, a closed pager).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""What each subcommand of ``vie-pretrain`` takes and does."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from vie import VieError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong argument as every other fault of the user is reported."""
+
+    def error(self, message: str) -> NoReturn:
+        raise VieError(f"{message}; see `{self.prog} --help`")
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parses a command line and carries it out; raises ``VieError`` for any fault that the user can mend."""
+    parser = _Parser(prog="vie-pretrain", description="Pretrain video encoders without labels (VIE).")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_prepare, _add_train, _add_report, _add_corpus, _add_demo):
+        add(commands)
+    parsed, settings = parser.parse_known_args(list(arguments))
+    if parsed.command == "train":
+        parsed.settings = settings
+    elif settings:
+        raise VieError(f"unknown arguments {' '.join(settings)}; see `vie-pretrain {parsed.command} --help`")
+    parsed.carry_out(parsed)
+
+
+def _add_prepare(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = commands.add_parser("prepare", help="turn video files into shards that training reads")
+    parser.add_argument("source", help="a folder of videos, a CSV (Kinetics' or with a path column), or a list")
+    parser.add_argument("out", type=Path, help="folder of the prepared corpus; the same command continues")
+    parser.add_argument("--root", type=Path, help="folder that the paths of a CSV or list are relative to")
+    parser.add_argument("--labels", help="label columns of the CSV to keep, separated by commas (default: all)")
+    parser.add_argument(
+        "--val-fraction", type=float, default=0.0, help="share of the videos to hold out where the source has no splits"
+    )
+    settings = parser.add_argument_group("settings (left out: the default of pretrain.prepare.PrepareConfig)")
+    settings.add_argument("--short-side", type=int, help="shorter side of the stored frames, in pixels (128)")
+    settings.add_argument("--quality", type=int, help="of the JPEG frames, 1 to 100 (90)")
+    settings.add_argument("--workers", type=int, help="processes (one for each CPU)")
+    settings.add_argument("--timeout", type=float, help="seconds that one video may take (120)")
+    settings.add_argument("--decoder", choices=["decord", "torchcodec"], help="(decord)")
+    parser.set_defaults(carry_out=_prepare)
+
+
+def _prepare(parsed: argparse.Namespace) -> None:
+    from pretrain.inputs import list_videos
+    from pretrain.prepare import FAILED_NAME, PrepareConfig, prepare
+
+    labels = parsed.labels.split(",") if parsed.labels else None
+    videos = list_videos(parsed.source, root=parsed.root, labels=labels, val_fraction=parsed.val_fraction)
+    given = {name: getattr(parsed, name) for name in ("short_side", "quality", "workers", "timeout", "decoder")}
+    config = PrepareConfig(**{name: value for name, value in given.items() if value is not None})
+    report = prepare(videos, parsed.out, config)
+    print(
+        f"{parsed.out}: {report.prepared} videos prepared in {report.seconds:.0f} s, {report.skipped} there already, "
+        f"{len(report.failed)} left out" + (f" (see {parsed.out / FAILED_NAME})" if report.failed else "")
+    )
+
+
+def _add_train(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = commands.add_parser("train", help="pretrain one stream", add_help=False)
+    parser.add_argument("-h", "--help", action=_TrainHelp, nargs=0, help="show every setting")
+    parser.add_argument("--config", action="append", default=[], help="a recipe: a YAML file, or one that comes along")
+    parser.set_defaults(carry_out=_train)
+
+
+class _TrainHelp(argparse.Action):
+    def __call__(self, *_: object) -> NoReturn:
+        from pretrain.settings import config_parser
+
+        config_parser().print_help()
+        raise SystemExit(0)
+
+
+def _train(parsed: argparse.Namespace) -> None:
+    from pretrain.settings import parse_config
+    from pretrain.train import Trainer
+
+    Trainer(parse_config(parsed.config, parsed.settings)).train()
+
+
+def _add_report(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = commands.add_parser("report", help="write one HTML page about one run, or several side by side")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("--out", type=Path, help="the page (default: report.html in the first run's folder)")
+    parser.set_defaults(carry_out=_report)
+
+
+def _report(parsed: argparse.Namespace) -> None:
+    from pretrain.report import write_report
+
+    print(write_report(parsed.runs, parsed.out or parsed.runs[0] / "report.html"))
+
+
+def _add_corpus(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = commands.add_parser("corpus", help="write an embedded corpus as video files")
+    parser.add_argument("name", choices=["moving-digits"], help="real scanned digits in synthetic motion")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--size", type=int, default=48, help="side of the picture in pixels (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=16, help="frames in a video (default: %(default)s)")
+    parser.add_argument("--videos-per-digit", type=int, default=1, help="motions of each scan (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(carry_out=_corpus)
+
+
+def _corpus(parsed: argparse.Namespace) -> None:
+    from pretrain.corpora.moving_digits import write_moving_digits
+
+    write_moving_digits(
+        parsed.out,
+        size=parsed.size,
+        frames=parsed.frames,
+        videos_per_digit=parsed.videos_per_digit,
+        seed=parsed.seed,
+    )
+
+
+def _add_demo(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = commands.add_parser("demo", help="the whole way on moving digits, in about ten minutes on two cores")
+    parser.add_argument("out", type=Path, nargs="?", default=Path("runs/demo"), help="(default: %(default)s)")
+    parser.set_defaults(carry_out=_demo)
+
+
+def _demo(parsed: argparse.Namespace) -> None:
+    from pretrain.demo import run_demo
+
+    run_demo(parsed.out)

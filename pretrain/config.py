@@ -1,0 +1,193 @@
+"""What a pretraining run is. ``pretrain.settings`` lays YAML recipes and ``key=value`` over these defaults."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vie.video.augment import Augmentation
+
+
+@dataclass
+class ModelConfig:
+    """The stream to train.
+
+    Attributes:
+        name: One of vie.list_models().
+        embed_dim: Dimensions of the embedding.
+        width: Channels of the first stage; every later stage scales with it.
+    """
+
+    name: str = "vie_resnet3d_r18"
+    embed_dim: int = 128
+    width: int = 64
+
+
+@dataclass
+class DataConfig:
+    """The prepared corpus and the clips taken from it.
+
+    Attributes:
+        path: Folder written by `vie-pretrain prepare`.
+        train_split: Split whose videos are the instances.
+        val_split: Split that the monitor and the evaluation test on.
+        frames: Frames in a clip; null takes the model's own.
+        stride: Distance between frames, counted at fps; null takes the model's own.
+        fps: Rate in 1/s at which the stride is counted; 0 counts the video's own frames; null takes the model's own.
+        size: Side of the crop in pixels; null takes the model's own.
+        batch_size: Clips in a step.
+        workers: Processes that read ahead; 0 reads in the training process.
+        cache: "none" decodes from the shards at every step; "device" decodes the corpus once and keeps its frames on
+            the training device (all videos must have the same picture size).
+    """
+
+    path: str = ""
+    train_split: str = "train"
+    val_split: str = "val"
+    frames: int | None = None
+    stride: int | None = None
+    fps: float | None = None
+    size: int | None = None
+    batch_size: int = 64
+    workers: int = 4
+    cache: Literal["none", "device"] = "none"
+
+
+@dataclass
+class BankConfig:
+    """The memory bank.
+
+    Attributes:
+        momentum: Share of the old row in its update.
+        temperature: tau of both objectives.
+    """
+
+    momentum: float = 0.5
+    temperature: float = 0.07
+
+
+@dataclass
+class InstanceRecognitionConfig:
+    """The first objective.
+
+    Attributes:
+        steps: Steps of instance recognition, from the start.
+        noise: M, rows drawn from the bank for each clip; null compares with every row instead (the exact softmax, for
+            small corpora).
+    """
+
+    steps: int = 50_000
+    noise: int | None = 4096
+
+
+@dataclass
+class LocalAggregationConfig:
+    """The second objective; its clusters are computed before its first step.
+
+    Attributes:
+        steps: Steps of local aggregation after those of instance recognition; 0 trains instance recognition alone.
+        clusters: K; null takes one for 30 instances, VIE's ratio on Kinetics.
+        neighbours: k, the background rows; null takes 512, or an eighth of the instances where that is less.
+        clusterings: H, k-means runs whose clusters are joined.
+        iterations: Of k-means.
+        refresh_epochs: Epochs between two clusterings.
+    """
+
+    steps: int = 1_400_000
+    clusters: int | None = None
+    neighbours: int | None = None
+    clusterings: int = 1
+    iterations: int = 20
+    refresh_epochs: int = 1
+
+
+@dataclass
+class OptimConfig:
+    """SGD.
+
+    Attributes:
+        lr: Learning rate.
+        momentum: Not Nesterov's.
+        weight_decay: On all parameters but those of batch norm.
+        drops: Steps at which the learning rate falls to a tenth.
+    """
+
+    lr: float = 0.03
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    drops: list[int] = field(default_factory=list)
+
+
+@dataclass
+class RuntimeConfig:
+    """Where and how the steps run.
+
+    Attributes:
+        device: "auto" takes a GPU if there is one.
+        precision: "bf16" is autocast; "auto" takes it where the device computes in it.
+        channels_last: Memory layout of weights and activations.
+        compile: Through torch.compile.
+        cuda_graph: Replays the forward and backward pass from a CUDA graph, for small pictures on a large GPU.
+        threads: CPU threads of the training process; none leaves PyTorch's choice.
+    """
+
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    channels_last: bool = True
+    compile: bool = False
+    cuda_graph: bool = False
+    threads: int | None = None
+
+
+@dataclass
+class MonitorConfig:
+    """What is measured on the way, in steps; 0 turns a measurement off.
+
+    Attributes:
+        log_every: Loss, learning rate and throughput.
+        knn_every: Nearest-neighbour accuracy of the val split against the bank.
+        evaluate_every: Nearest-neighbour and linear accuracy of the pooled features, besides the ends of the stages.
+        checkpoint_every: Steps between two checkpoints.
+        clips: Clips of each video that are averaged in tests.
+        labels: Label columns to test on; null takes all.
+    """
+
+    log_every: int = 50
+    knn_every: int = 5000
+    evaluate_every: int = 0
+    checkpoint_every: int = 5000
+    clips: int = 5
+    labels: list[str] | None = None
+
+
+@dataclass
+class Config:
+    """One pretraining run of one stream.
+
+    Attributes:
+        run: Folder that the run writes to. The same command continues a run that was stopped.
+        seed: Of the initialisation, the data order, the augmentation and the noise.
+        model: The stream.
+        data: The corpus and its clips.
+        augmentation: Strengths.
+        bank: The memory bank.
+        instance_recognition: The first objective.
+        local_aggregation: The second objective.
+        optim: The optimiser and its schedule.
+        runtime: Device and precision.
+        monitor: Measurements on the way.
+    """
+
+    run: str = ""
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    bank: BankConfig = field(default_factory=BankConfig)
+    instance_recognition: InstanceRecognitionConfig = field(default_factory=InstanceRecognitionConfig)
+    local_aggregation: LocalAggregationConfig = field(default_factory=LocalAggregationConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+
+    @property
+    def total_steps(self) -> int:
+        return self.instance_recognition.steps + self.local_aggregation.steps

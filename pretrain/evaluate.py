@@ -1,0 +1,174 @@
+"""What an encoder knows: nearest-neighbour and linear accuracy of its features on held-out videos."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pretrain.clips import TestClips, workers_for
+from pretrain.prefetch import stream
+from pretrain.runtime import Autocast
+from vie import Stream, VieError, knn_scores
+from vie.linear import linear_readout
+from vie.video import Shards
+from vie.video.pixels import crop_resize, normalise
+
+KNN_NEIGHBOURS = 10
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of videos, each averaged over its test clips.
+
+    Attributes:
+        videos: (N,) row numbers in the corpus.
+        pooled: (N, num_features) mean of the last tap over time, space and clips.
+        clip_embeddings: (C, embed_dim) unit vectors of the single clips.
+        clip_positions: (C,) which of the N videos each clip shows.
+    """
+
+    videos: Tensor
+    pooled: Tensor
+    clip_embeddings: Tensor
+    clip_positions: Tensor
+
+
+@dataclass(frozen=True)
+class Result:
+    """One accuracy, in per cent of the test videos, and what it was measured with."""
+
+    label: str
+    readout: str
+    top1: float
+    chance: float
+    videos: int
+
+
+@torch.no_grad()
+def extract(model: Stream, clips: TestClips, device: torch.device, autocast: Autocast, workers: int) -> Features:
+    """Features of videos through a network in eval mode (the mode is put back afterwards)."""
+    was_training = model.training
+    model.eval()
+    pooled_parts: list[Tensor] = []
+    position_parts: list[npt.NDArray[np.int64]] = []
+    numbers = range(len(clips))
+    for batch in stream(clips, numbers, workers_for(clips.reader, workers), pin_memory=device.type == "cuda"):
+        if len(batch.positions) == 0:
+            continue
+        frames = batch.frames.to(device, non_blocking=True)
+        clip = normalise(crop_resize(frames, torch.from_numpy(batch.boxes).to(device), clips.sampling.size))
+        with autocast():
+            pooled_parts.append(model.pooled(clip).float())
+        position_parts.append(batch.positions)
+    model.train(was_training)
+    if not pooled_parts:
+        raise VieError(f"none of the {len(clips.videos)} test videos can be read: prepare the corpus again")
+    pooled = torch.cat(pooled_parts)
+    with autocast():
+        embeddings = model.embed(pooled)
+    positions = torch.from_numpy(np.concatenate(position_parts)).to(device)
+    present, positions = torch.unique(positions, return_inverse=True)
+    return Features(
+        torch.from_numpy(clips.videos).to(device)[present], _mean_by(pooled, positions), embeddings, positions
+    )
+
+
+def test_on_bank(
+    test: Features, shards: Shards, columns: list[str], bank: Tensor, train_videos: npt.NDArray[np.int64]
+) -> list[Result]:
+    """VIE's monitor: the bank rows nearest to each test clip vote with their videos' labels, averaged over clips."""
+
+    def predict(train_known: Tensor, train_labels: Tensor, classes: int) -> Tensor:
+        scores = knn_scores(test.clip_embeddings, bank[train_known], train_labels, classes, KNN_NEIGHBOURS)
+        return _mean_by(scores, test.clip_positions)
+
+    trained = torch.from_numpy(train_videos).to(bank.device)
+    return [_accuracy(shards, column, trained, test.videos, "knn_bank", predict) for column in columns]
+
+
+def test_features(train: Features, test: Features, shards: Shards, columns: list[str]) -> list[Result]:
+    """Nearest-neighbour and linear accuracy of pooled features, for every label column."""
+
+    def nearest(known: Tensor, labels: Tensor, classes: int) -> Tensor:
+        rows = F.normalize(train.pooled[known], dim=1)
+        return knn_scores(F.normalize(test.pooled, dim=1), rows, labels, classes, KNN_NEIGHBOURS)
+
+    def linear(known: Tensor, labels: Tensor, classes: int) -> Tensor:
+        scores: Tensor = linear_readout(train.pooled[known], labels, classes)(test.pooled)
+        return scores
+
+    return [
+        _accuracy(shards, column, train.videos, test.videos, readout, predict)
+        for column in columns
+        for readout, predict in (("knn", nearest), ("linear", linear))
+    ]
+
+
+def join(streams: list[dict[str, Features]]) -> dict[str, Features]:
+    """Features of several streams side by side.
+
+    Each stream is divided by the mean length of its training features, so that all weigh alike in a cosine; to a linear
+    read-out, which standardises its input, this changes nothing.
+
+    Args:
+        streams: The features of each stream by split; one of the splits is "train".
+    """
+    joined: dict[str, Features] = {}
+    for split, first in streams[0].items():
+        if any(not torch.equal(part[split].videos, first.videos) for part in streams):
+            raise VieError("the streams were tested on different videos: train them on one corpus to join them")
+        scaled = [part[split].pooled / part["train"].pooled.norm(dim=1).mean() for part in streams]
+        joined[split] = replace(first, pooled=torch.cat(scaled, dim=1))
+    return joined
+
+
+def protocol(clips: int) -> dict[str, object]:
+    """What the accuracies of this file mean, for the files that quote them."""
+    return {
+        "metric": "top-1, per cent of the test videos",
+        "clips_per_video": clips,
+        "crop": "short side 8/7 of the size, centre",
+        "feature": "last tap, global average, mean over clips, batch norm in eval mode",
+        "knn": f"{KNN_NEIGHBOURS} nearest training videos by cosine, votes exp(similarity / 0.07)",
+        "knn_bank": "as knn, but each clip's embedding against the memory bank, votes averaged over clips",
+        "joined": "features of the streams side by side, each divided by the mean length of its training features",
+        "linear": "multinomial logistic regression on standardised features, L-BFGS, penalty 1e-3",
+    }
+
+
+def as_rows(results: list[Result], **where: object) -> list[dict[str, object]]:
+    """Results as mappings, with what they all share."""
+    return [{**where, **asdict(result)} for result in results]
+
+
+def _accuracy(
+    shards: Shards,
+    column: str,
+    train_videos: Tensor,
+    test_videos: Tensor,
+    readout: str,
+    predict: Callable[[Tensor, Tensor, int], Tensor],
+) -> Result:
+    classes = shards.classes(column)
+    labels = torch.from_numpy(shards.labels(column)).to(train_videos.device)
+    train_labels, test_labels = labels[train_videos], labels[test_videos]
+    known, asked = train_labels >= 0, test_labels >= 0
+    if not known.any() or not asked.any():
+        raise VieError(f"label column {column!r} is empty in a split: choose others with monitor.labels")
+    guess = predict(known, train_labels[known], len(classes)).argmax(dim=1)
+    correct = (guess == test_labels)[asked].float().mean().item()
+    most_common = torch.bincount(train_labels[known]).argmax()
+    chance = (test_labels[asked] == most_common).float().mean().item()
+    return Result(column, readout, 100 * correct, 100 * chance, int(asked.sum()))
+
+
+def _mean_by(values: Tensor, groups: Tensor) -> Tensor:
+    """Mean of the rows (C, D) of each group (C,), for groups numbered from 0."""
+    count = int(groups.max()) + 1
+    sums = torch.zeros(count, values.shape[1], device=values.device, dtype=torch.float64)
+    sums.index_add_(0, groups, values.double())
+    return (sums / torch.bincount(groups, minlength=count)[:, None]).to(values.dtype)

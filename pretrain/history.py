@@ -1,0 +1,43 @@
+"""The run's record: one JSON line for each measurement, mirrored to TensorBoard."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+HISTORY_NAME = "history.jsonl"
+
+
+class History:
+    """Appends measurements to ``history.jsonl`` and to TensorBoard's event files."""
+
+    def __init__(self, run: Path, from_step: int) -> None:
+        """Opens a run's record at a step; what an interrupted run wrote beyond it is dropped."""
+        self._path = run / HISTORY_NAME
+        kept = [row for row in read_history(run) if row["step"] <= from_step] if from_step else []
+        self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=from_step + 1 if from_step else None)
+
+    def add(self, step: int, **values: Any) -> None:
+        """Records values after ``step`` steps; lists of results go under "<readout>/<label>" on the board."""
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._board.add_scalar(name, value, step)
+            elif isinstance(value, list):
+                for row in value:
+                    self._board.add_scalar(f"{row['readout']}/{row['label']}", row["top1"], step)
+
+    def close(self) -> None:
+        self._board.close()
+
+
+def read_history(run: Path) -> list[dict[str, Any]]:
+    """Every measurement of a run, in the order of its steps."""
+    path = run / HISTORY_NAME
+    if not path.exists():
+        return []
+    # A line without its end was being written when the run was stopped.
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]

@@ -1,0 +1,31 @@
+"""Which instances a step sees: a pure function of (seed, epoch, step)."""
+
+import functools
+
+import numpy as np
+import numpy.typing as npt
+
+from vie.errors import VieError
+
+
+def steps_per_epoch(num_instances: int, batch_size: int) -> int:
+    """Whole batches in an epoch; raises ``VieError`` if there is none."""
+    if num_instances < batch_size:
+        raise VieError(
+            f"{num_instances} training videos do not fill a batch of {batch_size}: "
+            f"set data.batch_size to {num_instances} or less"
+        )
+    return num_instances // batch_size
+
+
+def batch_instances(seed: int, step: int, num_instances: int, batch_size: int) -> npt.NDArray[np.int64]:
+    """Instance numbers (batch_size,) of a step; within an epoch none comes twice."""
+    epoch, position = divmod(step, steps_per_epoch(num_instances, batch_size))
+    return _permutation(seed, epoch, num_instances)[position * batch_size : (position + 1) * batch_size]
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, num_instances: int) -> npt.NDArray[np.int64]:
+    # The counter keeps this stream apart from the augmentation's, whose key is the same.
+    bits = np.random.Philox(key=[seed, epoch], counter=[0, 0, 1, 0])
+    return np.random.Generator(bits).permutation(num_instances)

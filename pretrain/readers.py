@@ -1,0 +1,138 @@
+"""From rows and frame numbers to pixels: out of the shards, or out of a copy of the corpus on the device."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from pretrain.prefetch import stream
+from vie.errors import VieError
+from vie.video import Shards
+from vie.video.pixels import Boxes
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Frames of those clips that could be read.
+
+    Attributes:
+        frames: (B', T, H, W, 3) uint8.
+        boxes: (B', 4) the crops, in pixels of ``frames``.
+        kept: (B',) which of the clips asked for these are.
+        failures: What was wrong with each of the others, by its position.
+    """
+
+    frames: Tensor
+    boxes: Boxes
+    kept: npt.NDArray[np.int64]
+    failures: dict[int, str]
+
+
+class ClipReader(Protocol):
+    """Reads clips of videos."""
+
+    def read(self, videos: npt.NDArray[np.int64], frames: npt.NDArray[np.int64], boxes: Boxes) -> Pixels:
+        """Reads clips.
+
+        Args:
+            videos: (B,) row numbers in the corpus.
+            frames: (B, T) frame numbers.
+            boxes: (B, 4) the crop that will be cut out of each.
+        """
+        ...
+
+
+class ShardReader:
+    """Decodes from the shards and keeps the cropped part only; runs in worker processes."""
+
+    def __init__(self, shards: Shards) -> None:
+        self.shards = shards
+
+    def read(self, videos: npt.NDArray[np.int64], frames: npt.NDArray[np.int64], boxes: Boxes) -> Pixels:
+        clips: list[Tensor] = []
+        moved: list[npt.NDArray[np.float32]] = []
+        kept: list[int] = []
+        failures: dict[int, str] = {}
+        for number, (video, wanted, box) in enumerate(zip(videos.tolist(), frames, boxes, strict=True)):
+            try:
+                clip = self.shards.read(video, wanted)
+            except VieError as error:
+                failures[number] = str(error)
+                continue
+            # Bilinear sampling reaches one pixel past the box; what lies outside the picture repeats its border.
+            top, left = (max(0, int(np.floor(edge)) - 1) for edge in box[:2])
+            bottom, right = (int(np.ceil(edge + side)) + 1 for edge, side in zip(box[:2], box[2:], strict=True))
+            clips.append(clip[:, top:bottom, left:right])
+            moved.append(box - np.array([top, left, 0, 0], dtype=np.float32))
+            kept.append(number)
+        if not clips:
+            nothing = torch.empty((0, frames.shape[1], 1, 1, 3), dtype=torch.uint8)
+            return Pixels(nothing, boxes[:0], np.empty(0, dtype=np.int64), failures)
+        return Pixels(_stack_padded(clips), np.stack(moved), np.asarray(kept), failures)
+
+
+class DeviceReader:
+    """Decodes the given videos once and keeps their frames on a device, for corpora that fit there."""
+
+    def __init__(self, shards: Shards, videos: npt.NDArray[np.int64], device: torch.device, workers: int = 0) -> None:
+        sizes = {(int(shards.height[video]), int(shards.width[video])) for video in videos}
+        if len(sizes) != 1:
+            raise VieError(
+                f"{shards.path} holds pictures of {len(sizes)} sizes, which cannot be kept together on the device: "
+                "set data.cache=none"
+            )
+        self.device = device
+        self.failures: dict[int, str] = {}
+        counts = shards.num_frames[videos]
+        self._first = dict(zip(videos.tolist(), (np.cumsum(counts) - counts).tolist(), strict=True))
+        height, width = sizes.pop()
+        self._store = torch.empty((int(counts.sum()), height, width, 3), dtype=torch.uint8, device=device)
+        decoded = stream(_WholeVideos(shards, videos), range(len(videos)), workers)
+        for video, frames in zip(videos.tolist(), tqdm(decoded, "decode", len(videos), leave=False), strict=True):
+            if isinstance(frames, str):
+                self.failures[video] = frames
+                continue
+            first = self._first[video]
+            self._store[first : first + len(frames)] = frames.to(device)
+
+    def read(self, videos: npt.NDArray[np.int64], frames: npt.NDArray[np.int64], boxes: Boxes) -> Pixels:
+        failures = {i: self.failures[video] for i, video in enumerate(videos.tolist()) if video in self.failures}
+        kept = np.asarray([i for i in range(len(videos)) if i not in failures], dtype=np.int64)
+        first = np.asarray([self._first[video] for video in videos[kept].tolist()], dtype=np.int64)
+        index = torch.from_numpy(first[:, None] + frames[kept]).to(self.device, non_blocking=True)
+        return Pixels(self._store[index], boxes[kept], kept, failures)
+
+
+class _WholeVideos:
+    """All frames of each video, or why they cannot be read."""
+
+    def __init__(self, shards: Shards, videos: npt.NDArray[np.int64]) -> None:
+        self.shards = shards
+        self.videos = videos
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, number: int) -> Tensor | str:
+        video = int(self.videos[number])
+        try:
+            return self.shards.read(video, np.arange(self.shards.num_frames[video]))
+        except VieError as error:
+            return str(error)
+
+
+def _stack_padded(clips: list[Tensor]) -> Tensor:
+    """Stacks clips (T, h, w, 3), padding each to the largest by repeating its last row and column."""
+    height, width = (max(clip.shape[axis] for clip in clips) for axis in (1, 2))
+    if all(clip.shape[1:3] == (height, width) for clip in clips):
+        return torch.stack(clips)
+    stacked = torch.empty((len(clips), len(clips[0]), height, width, 3), dtype=torch.uint8)
+    for target, clip in zip(stacked, clips, strict=True):
+        down, right = height - clip.shape[1], width - clip.shape[2]
+        target.copy_(F.pad(clip.permute(0, 3, 1, 2).float(), (0, right, 0, down), mode="replicate").permute(0, 2, 3, 1))
+    return stacked

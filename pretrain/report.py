@@ -1,0 +1,288 @@
+"""One HTML page about one run, or about the streams of a corpus side by side."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from safetensors import SafetensorError
+
+from pretrain import figures
+from pretrain.config import Config
+from pretrain.evaluate import Features
+from pretrain.gallery import draw_maps, find_neighbours
+from pretrain.history import HISTORY_NAME, read_history
+from pretrain.monitor import METRICS_NAME
+from pretrain.runtime import resolve_sampling
+from pretrain.settings import parse_config
+from pretrain.summary import Row, last_stage, load_features, summarise
+from pretrain.train import CONFIG_NAME
+from vie import Sampling, VieError, create_model
+from vie.video import Shards
+
+STAGES = {
+    "random": "random initialisation",
+    "ir": "instance recognition",
+    "la": "local aggregation",
+    "joined": "last stages joined",
+}
+READOUTS = ("knn", "linear")
+PAGE_WIDTH, GAP = 1096, 24
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a run's folder holds; None and empty for what it does not."""
+
+    path: Path
+    colour: str
+    config: Config
+    config_text: str
+    history: list[Row]
+    shards: Shards | None
+    sampling: Sampling | None
+    parameters: int | None
+    features: dict[str, Features] | None
+
+    @property
+    def name(self) -> str:
+        """What its stream is called."""
+        return self.path.name
+
+    @property
+    def corpus(self) -> str:
+        """Name of the corpus."""
+        return Path(self.config.data.path).resolve().name
+
+    @property
+    def steps(self) -> int:
+        """Steps taken so far."""
+        return int(self.history[-1]["step"]) if self.history else 0
+
+    @property
+    def switch(self) -> int | None:
+        """Step at which local aggregation took over, if it has."""
+        step = self.config.instance_recognition.steps
+        return step if 0 < step < self.steps else None
+
+
+def write_report(runs: list[Path], out: Path) -> Path:
+    """Writes one HTML file, which needs no other file and no network, about runs.
+
+    What a run does not hold (labels, a val split, a second stage, a corpus that is still there) makes the page shorter.
+
+    Args:
+        runs: Folders of runs; streams of one corpus are also tested together.
+        out: The file to write.
+
+    Returns:
+        The file.
+
+    Raises:
+        VieError: A folder holds no run, two have the same name, or the page cannot be written.
+    """
+    names = [run.resolve().name for run in runs]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise VieError(f"two runs are called {twice[0]!r}: rename one's folder, the page tells them apart by it")
+    notes: list[str] = []
+    colours = figures.STREAM_COLOURS
+    found = [_read_run(run.resolve(), colours[i % len(colours)], notes) for i, run in enumerate(runs)]
+    results, protocol = _results(found, notes)
+    times = [row for run in found for row in _times(run)]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html.j2").render(
+        runs=found,
+        corpora=list(dict.fromkeys(run.corpus for run in found)),
+        tables=[_table(results, label, found) for label in dict.fromkeys(row["label"] for row in results)],
+        protocol=protocol,
+        losses=list(_loss_figures(found)),
+        accuracies=list(_accuracy_figures(found)),
+        galleries=list(_galleries(found, results)),
+        maps=list(_maps(found)),
+        times=times,
+        time_figure=Markup(figures.throughput_figure([(row["name"], row["ms"]) for row in times], 455))
+        if times
+        else "",
+        notes=notes,
+    )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise VieError(f"{out} cannot be written ({error.strerror}): give another file") from error
+    return out
+
+
+def _read_run(path: Path, colour: str, notes: list[str]) -> Run:
+    if not (path / CONFIG_NAME).is_file():
+        raise VieError(
+            f"{path} holds no run ({CONFIG_NAME} is missing): give the folder that was trained with run=FOLDER"
+        )
+    config = parse_config([path / CONFIG_NAME])
+
+    def attempt(thing: str, read: Callable[[], Found]) -> Found | None:
+        return _attempt(f"{thing} of {path.name}", read, notes)
+
+    history = attempt(HISTORY_NAME, lambda: read_history(path)) or []
+    shards = attempt("corpus", lambda: Shards(config.data.path))
+    sampling, parameters = attempt("model", lambda: _describe_model(config)) or (None, None)
+    features = attempt("features", lambda: load_features(path, last_stage(path)))
+    if shards and features and max(int(part.videos.max()) for part in features.values()) >= len(shards):
+        notes.append(f"corpus of {path.name}: it has shrunk since the training, so its videos are not shown")
+        shards = None
+    text = (path / CONFIG_NAME).read_text()
+    return Run(path, colour, config, text, history, shards, sampling, parameters, features)
+
+
+def _attempt(thing: str, read: Callable[[], Found], notes: list[str]) -> Found | None:
+    """What ``read`` finds; a fault becomes a note on the page."""
+    try:
+        return read()
+    except (VieError, OSError, ValueError, KeyError, SafetensorError) as error:
+        notes.append(f"{thing}: {'missing' if isinstance(error, FileNotFoundError) else error}")
+        return None
+
+
+def _describe_model(config: Config) -> tuple[Sampling, int]:
+    with torch.device("meta"):  # shapes are enough
+        model = create_model(config.model.name, embed_dim=config.model.embed_dim, width=config.model.width)
+    return resolve_sampling(config, model.sampling), sum(parameter.numel() for parameter in model.parameters())
+
+
+def _results(runs: Sequence[Run], notes: list[str]) -> tuple[list[Row], dict[str, Any]]:
+    """Rows of ``summarise`` and their protocol: with joined rows where all runs have features of one corpus."""
+    evaluated = [run for run in runs if (run.path / METRICS_NAME).is_file()]
+    if len({Path(run.config.data.path).resolve() for run in evaluated}) == 1 and all(run.features for run in evaluated):
+        together = _attempt("joined results", partial(summarise, [run.path for run in evaluated]), notes)
+        if together:
+            return together["results"], together["protocol"]
+    rows: list[Row] = []
+    protocol: dict[str, Any] = {}
+    for run in evaluated:
+        alone = _attempt(f"results of {run.name}", partial(summarise, [run.path]), notes)
+        if alone:
+            rows, protocol = rows + alone["results"], alone["protocol"]
+    return rows, protocol
+
+
+def _table(results: Sequence[Row], label: str, runs: Sequence[Run]) -> dict[str, Any]:
+    """One label's results by stream and stage, and a figure of what training has added."""
+    rows = [row for row in results if row["label"] == label]
+    streams, stages = list(dict.fromkeys(row["stream"] for row in rows)), list(STAGES)
+    rows.sort(key=lambda row: (streams.index(row["stream"]), stages.index(row["stage"])))
+    top1 = {(row["stream"], row["stage"], row["readout"]): row["top1"] for row in rows}
+    best = {readout: max(row["top1"] for row in rows if row["readout"] == readout) for readout in READOUTS}
+    colours = {run.name: run.colour for run in runs}
+    lines: dict[tuple[str, str], Row] = {}
+    gains: dict[tuple[str, str], figures.Gain] = {}
+    for row in rows:
+        stream, stage, readout, value = row["stream"], row["stage"], row["readout"], row["top1"]
+        colour = colours.get(stream, figures.JOINED_COLOUR)
+        line = lines.setdefault((stream, stage), {**row, "stage": STAGES[stage], "colour": colour, "cells": {}})
+        before = None if stage == "random" else top1.get((stream, "random", readout))
+        gain = None if before is None else value - before
+        line["cells"][readout] = {"value": value, "gain": gain, "best": value == best[readout]}
+        if before is not None:  # of several stages, the last one stays
+            name = f"{stream}, {figures.READOUT_NAMES[readout]}"
+            gains[stream, readout] = figures.Gain(name, before, value, colour)
+    figure = figures.gains_figure(list(gains.values()), rows[0]["chance"], 455) if gains else ""
+    videos = int(rows[0]["videos"])
+    return {
+        "label": label,
+        "lines": list(lines.values()),
+        "videos": videos,
+        "interval": 98 / videos**0.5,  # half of a 95% interval, in points, where half of the answers are right
+        "figure": Markup(figure),
+    }
+
+
+def _panel_width(panels: int, runs: int) -> int:
+    """So that the runs lie side by side, where they are no more than three."""
+    columns = 1 if panels == 1 else 3 if runs == 3 else 2
+    return (PAGE_WIDTH - (columns - 1) * GAP) // columns
+
+
+def _loss_figures(runs: Sequence[Run]) -> Iterator[Markup]:
+    for run in runs:
+        losses: dict[str, tuple[list[int], list[float]]] = {}
+        for row in run.history:
+            if "loss" in row:
+                steps, values = losses.setdefault(row["stage"], ([], []))
+                steps.append(row["step"])
+                values.append(row["loss"])
+        if losses:
+            title, switch = f"{run.name}: loss", run.config.instance_recognition.steps
+            yield Markup(figures.loss_figure(losses, title, switch, run.colour, _panel_width(len(runs), len(runs))))
+
+
+def _accuracy_figures(runs: Sequence[Run]) -> Iterator[Markup]:
+    """Panels by label, then by run; those of one label share their scale."""
+    curves = {run.name: _curves(run) for run in runs if run.steps}
+    width = _panel_width(sum(len(by_label) for by_label in curves.values()), len(runs))
+    for label in dict.fromkeys(label for by_label in curves.values() for label in by_label):
+        shown = {run: curves[run.name][label] for run in runs if label in curves.get(run.name, ())}
+        top = 1.12 * max(1.0, *(value for found in shown.values() for curve in found for value in curve.top1))
+        for run, found in shown.items():
+            title = f"{run.name}: {label}, top-1 in %"
+            yield Markup(figures.accuracy_figure(found, title, run.switch, top, run.colour, width))
+
+
+def _curves(run: Run) -> dict[str, list[figures.Curve]]:
+    """Accuracies by label; a step that was measured twice (the end of a stage) counts once."""
+    points: dict[tuple[str, str], dict[int, Row]] = {}
+    for row in run.history:
+        for result in (*row.get("evaluation", ()), *row.get("monitor", ())):
+            points.setdefault((result["label"], result["readout"]), {})[row["step"]] = result
+    curves: dict[str, list[figures.Curve]] = {}
+    for (label, readout), found in points.items():
+        top1, chance = [result["top1"] for result in found.values()], next(iter(found.values()))["chance"]
+        curves.setdefault(label, []).append(figures.Curve(readout, list(found), top1, chance))
+    return curves
+
+
+def _galleries(runs: Sequence[Run], results: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """Neighbours by run, framed by the label that its linear read-out gains most on."""
+    for run in runs:
+        if not (run.features and run.shards and run.sampling):
+            continue
+        top1 = {(row["label"], row["readout"]): row["top1"] for row in results if row["stream"] == run.name}  # the last
+        gains = {
+            row["label"]: top1[row["label"], "linear"] - row["top1"]
+            for row in results
+            if (row["stream"], row["stage"], row["readout"]) == (run.name, "random", "linear")
+        }
+        columns = sorted(run.shards.label_columns, key=lambda column: -gains.get(column, -100.0))
+        column = columns[0] if columns else None
+        gallery = find_neighbours(run.features, run.shards, run.sampling, column)
+        yield {"run": run, "gallery": gallery, "gain": gains.get(str(column)), "knn": top1.get((str(column), "knn"))}
+
+
+def _maps(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
+    for run in runs:
+        if run.features and run.shards and len(run.features["val"].videos) > 1:
+            method, maps = draw_maps(run.features["val"], run.shards, (PAGE_WIDTH - GAP) // 2)
+            yield {"run": run, "method": method, "figures": [Markup(figure) for figure in maps]}
+
+
+def _times(run: Run) -> Iterator[dict[str, Any]]:
+    """Mean milliseconds of a step in each stage, warm-up and measurements on the way included."""
+    steps, batch = run.config.monitor.log_every, run.config.data.batch_size
+    for stage in dict.fromkeys(row["stage"] for row in run.history if "step_s" in row):
+        rows = [row for row in run.history if row.get("stage") == stage]
+        seconds = {part: sum(row.get(f"{part}_s", 0.0) for row in rows) for part in figures.TIME_COLOURS}
+        ms = {part: 1000 * spent / len(rows) / steps for part, spent in seconds.items()}
+        total = sum(ms.values())
+        name = f"{run.name}, {stage.upper()}"
+        yield {"name": name, "colour": run.colour, "ms": ms, "total": total, "clips_per_s": 1000 * batch / total}

@@ -1,0 +1,122 @@
+"""YAML recipes and ``key=value`` laid over the typed defaults of ``Config``."""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from pretrain.config import Config
+from vie import VieError
+
+LEAST = {
+    **dict.fromkeys(("model.embed_dim", "model.width", "data.stride", "data.batch_size", "monitor.clips"), 1),
+    **{f"local_aggregation.{name}": 1 for name in ("clusters", "neighbours", "clusterings", "refresh_epochs")},
+    **dict.fromkeys(("seed", "data.workers", "instance_recognition.steps", "local_aggregation.steps"), 0),
+    **dict.fromkeys(("optim.lr", "optim.momentum", "optim.weight_decay", "bank.momentum"), 0),
+    "instance_recognition.noise": 1,
+    "bank.temperature": 1e-3,
+}
+"""Smallest values that make sense."""
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def config_parser() -> ArgumentParser:
+    """A parser that knows every key of ``Config``, its type and its description."""
+    parser = ArgumentParser(exit_on_error=False, usage="vie-pretrain train --config RECIPE key=value …")
+    parser.add_argument("--config", action="config", help="a recipe: a YAML file, or the name of one that comes along")
+    parser.add_class_arguments(Config)
+    return parser
+
+
+def parse_config(recipes: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
+    """Builds a config from recipes and overrides, each over those before it.
+
+    Args:
+        recipes: YAML files, or names of the recipes that come with the package.
+        overrides: ``key=value``, with dotted keys.
+
+    Raises:
+        VieError: A recipe is missing, a key is unknown (the message names the nearest right one) or a value is of the
+            wrong type.
+    """
+    known = list(flatten(asdict(Config())))
+    arguments: list[str] = []
+    for recipe in recipes:
+        path = find_recipe(recipe)
+        for key, value in flatten(_read_yaml(path)).items():
+            _check_key(key, known, str(path))
+            arguments.append(f"--{key}={value if isinstance(value, str) else json.dumps(_plain(value))}")
+    for override in overrides:
+        key, equals, value = override.removeprefix("--").partition("=")
+        if not equals:
+            raise VieError(f"{override!r} is no setting: write key=value, for example data.path=FOLDER")
+        _check_key(key, known, "the command line")
+        arguments.append(f"--{key}={value}")
+    parser = config_parser()
+    try:
+        values = parser.instantiate(parser.parse_args(arguments)).as_dict()
+    except Exception as error:  # jsonargparse raises errors of many types for a bad value
+        raise VieError("bad setting: " + " ".join(str(error).split())) from error
+    values.pop("config", None)
+    config = Config(**values)
+    for key, value in flatten(asdict(config)).items():
+        if key in LEAST and value is not None and value < LEAST[key]:
+            raise VieError(f"{key}={value} is out of range: give at least {LEAST[key]}")
+    return config
+
+
+def dump_config(config: Config) -> str:
+    """The whole config as YAML that ``parse_config`` reads back."""
+    return yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
+
+
+def find_recipe(recipe: str | Path) -> Path:
+    """The file of a recipe, by path or by name."""
+    for path in (Path(recipe), RECIPES / f"{recipe}.yaml"):
+        if path.is_file():
+            return path
+    names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    near = difflib.get_close_matches(str(recipe), names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"give a YAML file, or one of {', '.join(names)}"
+    raise VieError(f"there is no recipe {str(recipe)!r}: {hint}")
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise VieError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, Mapping):
+        raise VieError(f"{path} is no recipe: it must hold keys and values")
+    return content
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _check_key(key: str, known: Sequence[str], where: str) -> None:
+    if key in known:
+        return
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    # A key without its group (lr) or in the wrong one (model.lr) is a commoner slip than a misspelling.
+    same_name = [candidate for candidate in known if candidate.rpartition(".")[2] == key.rpartition(".")[2]]
+    candidates = same_name or near
+    hint = f"did you mean {candidates[0]!r}?" if candidates else "`vie-pretrain train --help` lists them all"
+    raise VieError(f"{where} sets {key!r}, which is no setting: {hint}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
