@@ -1,0 +1,178 @@
+import csv
+
+import pytest
+
+from pretrain.inputs import list_videos
+from vie.errors import VieError
+
+
+def touch(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def write_csv(path, header, *rows):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def brief(videos):
+    return [(video.name, video.split, video.labels) for video in videos]
+
+
+def test_kinetics_folders_have_splits_and_classes(tmp_path):
+    touch(tmp_path, "train/golf/b.mp4", "train/ski jumping/a.mp4", "validate/golf/c.mkv", "train/golf/notes.txt")
+    assert brief(list_videos(tmp_path)) == [
+        ("train/golf/b.mp4", "train", {"label": "golf"}),
+        ("train/ski jumping/a.mp4", "train", {"label": "ski jumping"}),
+        ("validate/golf/c.mkv", "val", {"label": "golf"}),
+    ]
+    assert list_videos(tmp_path)[0].path == tmp_path / "train/golf/b.mp4"
+
+
+def test_class_folders(tmp_path):
+    touch(tmp_path, "ski/a.mp4", "golf/b.AVI", ".cache/c.mp4", "golf/.d.mp4")
+    assert brief(list_videos(tmp_path)) == [
+        ("golf/b.AVI", "train", {"label": "golf"}),
+        ("ski/a.mp4", "train", {"label": "ski"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["a.mp4", "b.mp4"], ["clips/a.mp4", "clips/b.mp4"], ["x/y/a.mp4", "x/z/b.mp4"], ["a.mp4", "x/b.mp4"]],
+    ids=["flat", "one folder", "deep", "mixed"],
+)
+def test_other_folders_have_no_labels(tmp_path, names):
+    touch(tmp_path, *names)
+    assert brief(list_videos(tmp_path)) == [(name, "train", {}) for name in names]
+
+
+def test_flat_splits_have_no_classes(tmp_path):
+    touch(tmp_path, "train/a.mp4", "test/b.mp4")
+    assert brief(list_videos(tmp_path)) == [("test/b.mp4", "test", {}), ("train/a.mp4", "train", {})]
+
+
+KINETICS = ("label", "youtube_id", "time_start", "time_end", "split", "is_cc")
+
+
+@pytest.mark.parametrize("place", ["", "train/", "ski jumping/", "train/ski jumping/"])
+def test_kinetics_csv_finds_its_files(tmp_path, place):
+    root = tmp_path / "videos"
+    touch(root, f"{place}-abc_d_000007_000017.mp4")
+    listing = write_csv(tmp_path / "k.csv", KINETICS, ["ski jumping", "-abc_d", "7", "17", "train", "0"])
+    (video,) = list_videos(listing, root=root)
+    assert video.path == root / f"{place}-abc_d_000007_000017.mp4"
+    assert brief([video]) == [(f"{place}-abc_d_000007_000017.mp4", "train", {"label": "ski jumping"})]
+
+
+def test_kinetics_csv_prefers_mp4_and_keeps_absent_files(tmp_path):
+    touch(tmp_path, "a_000000_000010.webm", "deep/er/a_000000_000010.mp4")
+    listing = write_csv(
+        tmp_path / "k.csv", KINETICS[:5], ["golf", "a", "0", "10", "validate"], ["golf", "gone", "3.0", "13.0", "test"]
+    )
+    videos = list_videos(listing)
+    assert [(video.name, video.split) for video in videos] == [
+        ("deep/er/a_000000_000010.mp4", "val"),
+        ("gone_000003_000013.mp4", "test"),
+    ]
+    assert not videos[1].path.exists()
+
+
+def test_kinetics_test_list_without_labels(tmp_path):
+    listing = write_csv(tmp_path / "k.csv", KINETICS[1:5], ["a", "0", "10", "test"])
+    assert brief(list_videos(listing)) == [("a_000000_000010.mp4", "test", {})]
+
+
+def test_kinetics_csv_with_broken_times_names_the_line(tmp_path):
+    listing = write_csv(
+        tmp_path / "k.csv", KINETICS[:5], ["golf", "a", "0", "10", "val"], ["golf", "b", "", "10", "val"]
+    )
+    with pytest.raises(VieError, match="line 3"):
+        list_videos(listing)
+
+
+def test_csv_with_paths(tmp_path):
+    listing = write_csv(
+        tmp_path / "l.csv",
+        ["\ufeffpath", "task", "split", "success"],
+        ["v/a.mp4", "door", "train", "1"],
+        ["./v/b.mp4", "", "validation", "0"],
+    )
+    assert brief(list_videos(listing)) == [
+        ("v/a.mp4", "train", {"task": "door", "success": "1"}),
+        ("v/b.mp4", "val", {"success": "0"}),
+    ]
+    assert list_videos(listing)[1].path == tmp_path / "v/b.mp4"
+    assert list_videos(listing, labels=["success"])[0].labels == {"success": "1"}
+    assert list_videos(listing, labels=[])[0].labels == {}
+
+
+def test_csv_with_another_root_and_absolute_paths(tmp_path):
+    root = tmp_path / "elsewhere"
+    root.mkdir()
+    listing = write_csv(tmp_path / "l.csv", ["path"], ["a.mp4"], [str(root / "b.mp4")])
+    videos = list_videos(listing, root=root)
+    assert [(video.name, video.path) for video in videos] == [("a.mp4", root / "a.mp4"), ("b.mp4", root / "b.mp4")]
+
+
+def test_text_list(tmp_path):
+    (tmp_path / "l.txt").write_text("x/a b.mp4\n\ny/c.mp4\n")
+    assert brief(list_videos(tmp_path / "l.txt")) == [("x/a b.mp4", "train", {}), ("y/c.mp4", "train", {})]
+
+
+def test_a_wrong_label_column_names_those_there_are(tmp_path):
+    listing = write_csv(tmp_path / "l.csv", ["path", "task", "success"], ["a.mp4", "door", "1"])
+    with pytest.raises(VieError, match=r"'label'.*task, success"):
+        list_videos(listing, labels=["label"])
+    touch(tmp_path / "flat", "a.mp4")
+    with pytest.raises(VieError, match="label columns are none"):
+        list_videos(tmp_path / "flat", labels=["label"])
+
+
+def test_held_out_videos_are_picked_by_name(tmp_path):
+    names = [f"{i:03d}.mp4" for i in range(400)]
+    touch(tmp_path, *names)
+    split = {video.name: video.split for video in list_videos(tmp_path, val_fraction=0.25)}
+    assert 70 < list(split.values()).count("val") < 130
+    touch(tmp_path, "one more.mp4")
+    later = {video.name: video.split for video in list_videos(tmp_path, val_fraction=0.25)}
+    assert {name: later[name] for name in names} == split
+
+
+def test_held_out_videos_come_only_from_those_without_a_split(tmp_path):
+    listing = write_csv(
+        tmp_path / "l.csv", ["path", "split"], *([f"{i}.mp4", "train"] for i in range(50)), ["x.mp4", ""]
+    )
+    splits = [video.split for video in list_videos(listing, val_fraction=0.999)]
+    assert splits == ["train"] * 50 + ["val"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: p / "nowhere", "no such file or folder"),
+        (lambda p: p, "no video in it"),
+        (lambda p: write_csv(p / "l.csv", ["path"]), "no video in it"),
+        (lambda p: write_csv(p / "l.csv", ["file", "class"], ["a.mp4", "b"]), r"no column `path` .*file, class"),
+        (lambda p: write_csv(p / "l.csv", ["path"], ["a.mp4"], ["./a.mp4"]), r"a\.mp4 is listed twice"),
+        (lambda p: write_csv(p / "l.csv", ["path", "task"], ["", "door"]), "line 2 has no path"),
+        (lambda p: write_csv(p / "l.json", ["path"], ["a.mp4"]), "not a listing"),
+    ],
+    ids=["missing", "empty folder", "empty csv", "no path column", "twice", "no path", "unknown kind"],
+)
+def test_bad_sources_say_what_is_wrong(tmp_path, make, message):
+    source = make(tmp_path)
+    with pytest.raises(VieError, match=message) as caught:
+        list_videos(source)
+    assert str(source) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_root_is_named(tmp_path):
+    listing = write_csv(tmp_path / "l.csv", ["path"], ["a.mp4"])
+    with pytest.raises(VieError, match="no such folder"):
+        list_videos(listing, root=tmp_path / "gone")

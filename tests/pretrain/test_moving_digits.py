@@ -1,0 +1,152 @@
+import csv
+from collections import Counter
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from pretrain.corpora import MOTIONS, write_moving_digits
+from pretrain.corpora.moving_digits import draw_path
+from pretrain.inputs import list_videos
+from vie.errors import VieError
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_moving_digits(tmp_path_factory.mktemp("corpora") / "digits")
+
+
+@pytest.fixture(scope="module")
+def rows(corpus):
+    with corpus.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def decode(path):
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(np.float32)
+
+
+def test_every_digit_once_with_motions_spread_evenly(corpus, rows):
+    assert len(rows) == 1797
+    assert all((corpus.parent / row["path"]).stat().st_size > 0 for row in rows)
+    assert Counter(int(row["digit"]) for row in rows) == dict(
+        enumerate([178, 182, 177, 183, 181, 182, 181, 179, 174, 180])
+    )
+    per_cell = Counter((row["digit"], row["split"], row["motion"]) for row in rows)
+    assert len(per_cell) == 10 * 2 * len(MOTIONS)
+    for split in ("train", "val"):
+        for digit in "0123456789":
+            counts = [per_cell[digit, split, motion] for motion in MOTIONS]
+            assert max(counts) - min(counts) <= 1
+    assert Counter(row["split"] for row in rows)["val"] == pytest.approx(0.2 * 1797, abs=5)
+
+
+def test_the_listing_is_a_source(corpus):
+    videos = list_videos(corpus)
+    assert set(videos[0].labels) == {"digit", "motion"}
+    assert {video.split for video in videos} == {"train", "val"}
+
+
+def test_files_are_plain_h264(corpus, rows):
+    with av.open(str(corpus.parent / rows[0]["path"])) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert (stream.width, stream.height, stream.frames, stream.average_rate) == (32, 32, 16, 25)
+
+
+def track(video):
+    """Centre x, centre y, logarithm of the mass of ink and orientation in every frame, from the pixels."""
+    ink = (video.mean(-1) - 40).clip(0)
+    mass = ink.sum((1, 2))
+    at = np.arange(ink.shape[1])
+    x, y = (ink.sum(axis) @ at / mass for axis in (1, 2))
+    dx, dy = at[None, None, :] - x[:, None, None], at[None, :, None] - y[:, None, None]
+    angle = 0.5 * np.arctan2(2 * (ink * dx * dy).sum((1, 2)), (ink * (dx**2 - dy**2)).sum((1, 2)))
+    return x, y, np.log(mass), np.unwrap(angle, period=np.pi)
+
+
+def test_the_pixels_move_as_the_label_says(corpus, rows):
+    for motion in MOTIONS:
+        chosen = [row["path"] for row in rows if row["motion"] == motion][:12]
+        tracks = np.stack([track(decode(corpus.parent / path)) for path in chosen])
+        change = tracks[:, :, -1] - tracks[:, :, 0]
+        spread = np.ptp(tracks, axis=2)
+        x, y, size, _ = np.median(np.abs(change), axis=0)
+        if motion == "slide":
+            assert x > 4 > 1 > y
+        elif motion in ("rise", "fall"):
+            assert y > 4 > 1 > x
+            assert np.all(np.sign(change[:, 1]) == (-1 if motion == "rise" else 1))
+        elif motion in ("grow", "shrink"):
+            assert size > 0.4
+            assert np.all(np.sign(change[:, 2]) == (1 if motion == "grow" else -1))
+        elif motion == "orbit":
+            assert np.all(spread[:, :2] > 3)
+        elif motion == "bounce":
+            assert np.all(spread[:, 1] > 4)
+            assert np.all(spread[:, 1] > 2 * spread[:, 0])
+        else:
+            assert np.median(spread[:, :2]) < 1.5
+            assert np.median(np.abs(change[:, 3])) > np.radians(20)
+
+
+def test_one_moment_does_not_tell_the_motion():
+    """Each motion's positions, sizes and angles have the same means and spreads as everyone's."""
+    rng = np.random.default_rng(0)
+    moments = np.stack([[draw_path(m, 16, rng)[rng.integers(16)] for _ in range(2000)] for m in MOTIONS])
+    spread = moments.std(axis=(0, 1))
+    assert np.all(np.abs(moments.mean(axis=1)) < 0.1 * spread)
+    assert np.all(np.abs(moments.std(axis=1) / spread - 1) < 0.25)
+
+
+def test_the_background_is_the_same_in_every_video(corpus, rows):
+    corners = np.stack([decode(corpus.parent / row["path"])[:, 0, [0, -1]].mean() for row in rows[::60]])
+    assert np.std(corners) < 8
+
+
+def test_same_seed_same_bytes_and_another_seed_another_plan(corpus, tmp_path):
+    small = {"size": 16, "frames": 4, "seed": 1}
+    listings = [write_moving_digits(tmp_path / str(workers), workers=workers, **small) for workers in (1, 3)]
+    first, second = ({video.name: video.path.read_bytes() for video in list_videos(listing)} for listing in listings)
+    assert first == second
+    assert listings[0].read_bytes() == listings[1].read_bytes() != corpus.read_bytes()
+
+
+def test_several_videos_of_a_digit_stay_in_one_split(tmp_path):
+    listing = write_moving_digits(tmp_path / "d", size=16, frames=2, videos_per_digit=2)
+    videos = list_videos(listing)
+    assert len(videos) == 2 * 1797
+    by_image = {}
+    for video in videos:
+        by_image.setdefault(video.name.split("/")[1].split("_")[0], []).append(video)
+    assert all(len({video.split for video in group}) == 1 for group in by_image.values())
+    assert all(len({video.labels["motion"] for video in group}) == 2 for group in by_image.values())
+
+
+def test_a_complete_corpus_is_kept_and_anything_else_is_refused(corpus, tmp_path):
+    before = corpus.stat().st_mtime_ns
+    assert write_moving_digits(corpus.parent) == corpus
+    assert corpus.stat().st_mtime_ns == before
+    with pytest.raises(VieError, match=r"'seed': 0.*'seed': 5"):
+        write_moving_digits(corpus.parent, seed=5)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").touch()
+    with pytest.raises(VieError, match="something other"):
+        write_moving_digits(tmp_path / "mine")
+    assert (tmp_path / "mine/thesis.txt").exists()
+    with pytest.raises(VieError, match="out of range"):
+        write_moving_digits(tmp_path / "odd", size=31)
+
+
+def test_rendering_is_smooth_below_a_pixel():
+    from pretrain.corpora.moving_digits import render
+
+    glyph = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0))
+    steps = torch.zeros(1, 9, 4)
+    steps[0, :, 0] = torch.linspace(0, 1 / 16, 9)  # one pixel of 32 in eight steps
+    frames = render(glyph, steps, 32)[0].float()
+    assert torch.allclose(frames[8][:, 1:], frames[0][:, :-1], atol=1.01)
+    jumps = (frames[1:] - frames[:-1]).abs().mean((1, 2))
+    assert jumps.min() > 0.5 * jumps.max()

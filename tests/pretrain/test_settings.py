@@ -1,0 +1,229 @@
+from dataclasses import asdict, replace
+
+import pytest
+import yaml
+
+from pretrain.cli import main
+from pretrain.config import Config, MonitorConfig, OptimConfig
+from pretrain.settings import RECIPES, dump_config, find_recipe, parse_config
+from vie import VieError, list_models
+from vie.video import Augmentation
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(name: str = "recipe.yaml", **content: object) -> str:
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(content))
+        return str(path)
+
+    return write
+
+
+def refused(recipes: list, overrides: list[str]) -> str:
+    with pytest.raises(VieError) as caught:
+        parse_config(recipes, overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_nothing_given_is_the_default():
+    assert parse_config([]) == Config()
+
+
+def test_recipes_lie_over_one_another_and_overrides_on_top(recipe):
+    first = recipe("a.yaml", seed=1, optim={"lr": 0.5, "drops": [10, 20]}, model={"name": "vie_single_r18", "width": 8})
+    second = recipe("b.yaml", optim={"lr": 0.25}, data={"batch_size": 4}, monitor={"labels": ["shape"]})
+    config = parse_config([first, second], ["data.batch_size=6", "model.width=16", "run=somewhere"])
+    assert config.seed == 1
+    assert config.optim == OptimConfig(lr=0.25, drops=[10, 20])
+    assert (config.model.name, config.model.width, config.model.embed_dim) == ("vie_single_r18", 16, 128)
+    assert config.data.batch_size == 6
+    assert config.monitor == MonitorConfig(labels=["shape"])
+    assert config.run == "somewhere"
+    assert parse_config([second, first]).optim.lr == 0.5
+
+
+def test_values_of_every_kind():
+    config = parse_config(
+        [],
+        [
+            "instance_recognition.noise=null",
+            "data.fps=0",
+            "data.frames=null",
+            "optim.drops=[5,9]",
+            "optim.lr=3e-2",
+            "runtime.compile=true",
+            "runtime.precision=bf16",
+            "augmentation.short_side=[1.0,1.5]",
+            "monitor.labels=[shape,motion]",
+            "data.path=/some where/with=sign",
+        ],
+    )
+    assert config.instance_recognition.noise is None
+    assert config.data.fps == 0
+    assert config.data.frames is None
+    assert config.optim.drops == [5, 9]
+    assert config.optim.lr == 0.03
+    assert config.runtime.compile is True
+    assert config.runtime.precision == "bf16"
+    assert config.augmentation == Augmentation(short_side=(1.0, 1.5))
+    assert isinstance(config.augmentation.short_side, tuple)
+    assert config.monitor.labels == ["shape", "motion"]
+    assert config.data.path == "/some where/with=sign"
+
+
+def test_dashes_before_an_override_are_tolerated():
+    assert parse_config([], ["--optim.lr=0.5"]).optim.lr == 0.5
+
+
+def test_last_override_counts():
+    assert parse_config([], ["seed=1", "seed=2"]).seed == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "right"),
+    [
+        ("optim.lrr", "optim.lr"),
+        ("lr", "optim.lr"),
+        ("model.lr", "optim.lr"),
+        ("data.batchsize", "data.batch_size"),
+        ("local_aggregation.cluster", "local_aggregation.clusters"),
+        ("sede", "seed"),
+    ],
+)
+def test_unknown_key_names_the_right_one(recipe, key, right):
+    message = refused([], [f"{key}=1"])
+    assert "the command line" in message
+    assert f"did you mean '{right}'?" in message
+    tree: object = 1
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
+    message = refused([path := recipe(**tree)], [])
+    assert path in message
+    assert f"did you mean '{right}'?" in message
+
+
+def test_key_like_no_other():
+    assert "--help" in refused([], ["zzzzqqqq=1"])
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", "--seed", "optim=3", "optim={lr: 1}", "config=x.yaml"])
+def test_no_setting(override):
+    refused([], [override])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=abc",
+        "seed=1.5",
+        "seed=null",
+        "optim.lr=fast",
+        "optim.drops=7",
+        "optim.drops=[a]",
+        "runtime.precision=fp64",
+        "runtime.compile=7",
+        "data.cache=disk",
+        "augmentation.short_side=[1.0]",
+        "data.fps=quick",
+    ],
+)
+def test_wrong_type(recipe, override):
+    key, _, value = override.partition("=")
+    assert key in refused([], [override])
+    *groups, name = key.split(".")
+    tree: dict = {name: yaml.safe_load(value)}
+    for group in groups:
+        tree = {group: tree}
+    assert key in refused([recipe(**tree)], [])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.batch_size=0",
+        "data.batch_size=-2",
+        "data.stride=-1",
+        "data.workers=-1",
+        "bank.temperature=0",
+        "instance_recognition.steps=-1",
+        "local_aggregation.clusters=-1",
+        "local_aggregation.neighbours=-1",
+        "local_aggregation.refresh_epochs=0",
+        "optim.momentum=-1",
+        "monitor.clips=0",
+    ],
+)
+def test_out_of_range(override):
+    assert override.partition("=")[0] in refused([], [override])
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "just words", "a: [1,\n", "\x00\xff", "7"])
+def test_no_recipe(tmp_path, content):
+    path = tmp_path / "bad.yaml"
+    path.write_text(content, encoding="latin-1")
+    assert str(path) in refused([path], [])
+
+
+def test_empty_recipe_changes_nothing(tmp_path):
+    path = tmp_path / "empty.yaml"
+    path.write_text("# nothing yet\n")
+    assert parse_config([path]) == Config()
+
+
+def test_missing_recipe(tmp_path):
+    assert "there is no recipe" in refused([tmp_path / "nowhere.yaml"], [])
+    names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    if names:
+        assert f"did you mean '{names[0]}'?" in refused([names[0] + "x"], [])
+
+
+def test_packaged_recipes_parse():
+    recipes = sorted(RECIPES.glob("*.yaml"))
+    assert recipes
+    for path in recipes:
+        assert find_recipe(path.stem) == path
+        config = parse_config([path.stem])
+        assert config != Config(), path
+        assert config.model.name in list_models()
+        assert config.total_steps > 0
+
+
+def test_round_trip(tmp_path):
+    settings = [
+        "run=x y",
+        "optim.drops=[5]",
+        "data.fps=12.5",
+        "instance_recognition.noise=null",
+        "augmentation.hue=0.1",
+        "monitor.labels=[shape]",
+        "model.name=vie_single_r18",
+        "data.path='123'",
+        "optim.lr=1e-5",
+    ]
+    for config in (Config(), parse_config([], settings)):
+        path = tmp_path / "config.yaml"
+        path.write_text(dump_config(config))
+        assert parse_config([path]) == config
+        assert yaml.safe_load(path.read_text())["optim"]["lr"] == config.optim.lr
+    assert parse_config([path], ["seed=9"]) == replace(config, seed=9)
+
+
+def leaves(tree: dict, prefix: str = "") -> list[str]:
+    return [
+        name
+        for key, value in tree.items()
+        for name in (leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key])
+    ]
+
+
+def test_help_lists_every_setting(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--help"])
+    assert stopped.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for key in leaves(asdict(Config())):
+        assert f"--{key} " in text
+    assert "Learning rate" in text  # with its description
+    assert "0.03" in text

@@ -1,0 +1,450 @@
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from pretrain.checkpoint import CHECKPOINT_NAME
+from pretrain.history import read_history
+from pretrain.objective import Objective
+from pretrain.settings import parse_config
+from pretrain.train import FAILURES_NAME, METRICS_NAME, Trainer
+from tests.conftest import rewrite_index, tiny_run
+from tests.pretrain.test_clips import damaged
+from vie import VieError, load
+from vie.video import Shards
+
+ROOT = Path(__file__).parents[2]
+STEPS, IR_STEPS, EPOCH = 12, 4, 6
+
+
+def trainer(corpus: Path, run: Path, *settings: str) -> Trainer:
+    return Trainer(parse_config([], tiny_run(corpus, run, *settings)))
+
+
+def trained(corpus: Path, run: Path, *settings: str) -> Trainer:
+    job = trainer(corpus, run, *settings)
+    job.train()
+    return job
+
+
+def state(job: Trainer) -> dict[str, Tensor]:
+    """Everything that training changes."""
+    momenta = job.optimizer.state_dict()["state"]
+    return {
+        **{f"model.{name}": tensor for name, tensor in job.model.state_dict().items()},
+        **{f"momentum.{number}": slot["momentum_buffer"] for number, slot in momenta.items()},
+        "bank": job.objective.bank.embeddings,
+        "labels": job.objective.labels,
+    }
+
+
+def assert_same_state(one: Trainer, other: Trainer) -> None:
+    first, second = state(one), state(other)
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different
+    assert one.step == other.step
+
+
+def measurements(run: Path) -> list[dict[str, Any]]:
+    """The history without what the clock says."""
+    return [
+        {key: value for key, value in row.items() if not key.endswith("_s") or key == "steps"}
+        for row in read_history(run)
+    ]
+
+
+def frames_of(corpus: Path, videos: range) -> Tensor:
+    shards = Shards(corpus)
+    return torch.stack([shards.read(video, [0]) for video in videos])
+
+
+class StoppedError(Exception):
+    """Stands for whatever ends a process."""
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends training in the middle of a step: the weights have moved, the bank has not."""
+    calls = 0
+    end_step = Objective.end_step
+
+    def end(self: Objective, embedding: Tensor, instances: Tensor) -> None:
+        nonlocal calls
+        if calls == step:
+            raise StoppedError
+        calls += 1
+        end_step(self, embedding, instances)
+
+    monkeypatch.setattr(Objective, "end_step", end)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """A whole run; do not write into its folder."""
+    return trained(tiny_corpus, tmp_path_factory.mktemp("finished") / "run")
+
+
+class TestWholeRun:
+    def test_files(self, finished):
+        written = {path.name for path in finished.run.iterdir()}
+        assert written == {
+            "config.yaml",
+            "history.jsonl",
+            "tensorboard",
+            METRICS_NAME,
+            CHECKPOINT_NAME,
+            *(f"encoder-{stage}" for stage in ("random", "ir", "la")),
+            *(f"features-{stage}.safetensors" for stage in ("random", "ir", "la")),
+        }
+        assert not list(finished.run.rglob("*.partial"))
+        assert parse_config([finished.run / "config.yaml"]) == finished.config
+
+    def test_history(self, finished):
+        steps = [row for row in read_history(finished.run) if "loss" in row]
+        assert [row["step"] for row in steps] == list(range(1, STEPS + 1))
+        assert [row["stage"] for row in steps] == ["ir"] * IR_STEPS + ["la"] * (STEPS - IR_STEPS)
+        assert [row["epoch"] for row in steps] == pytest.approx([(step + 1) / EPOCH for step in range(STEPS)])
+        assert all(row["clips_per_s"] > 0 and row["lr"] == 0.03 for row in steps)
+        assert all(np.isfinite(row["loss"]) for row in steps)
+
+    def test_first_loss_is_that_of_a_fresh_bank(self, finished):
+        first = next(row["loss"] for row in read_history(finished.run) if "loss" in row)
+        assert 0.5 * np.log(48) < first < 3 * np.log(48)
+
+    def test_measurements(self, finished):
+        history = read_history(finished.run)
+        monitor = {row["step"]: row["monitor"] for row in history if "monitor" in row}
+        assert list(monitor) == [6, 12]
+        assert {(row["label"], row["readout"]) for row in monitor[6]} == {("shape", "knn_bank"), ("motion", "knn_bank")}
+        evaluations = {row["step"]: row["evaluation"] for row in history if "evaluation" in row}
+        assert list(evaluations) == [0, IR_STEPS, STEPS]
+        for rows in evaluations.values():
+            assert {(row["label"], row["readout"]) for row in rows} == {
+                (label, readout) for label in ("shape", "motion") for readout in ("knn", "linear")
+            }
+            assert all(row["videos"] == 16 and row["chance"] == 25 and 0 <= row["top1"] <= 100 for row in rows)
+
+    def test_metrics(self, finished):
+        metrics = json.loads((finished.run / METRICS_NAME).read_text())
+        stages = [("random", 0), ("ir", IR_STEPS), ("la", STEPS)]
+        assert [(row["stage"], row["steps"]) for row in metrics["results"]] == [s for s in stages for _ in range(4)]
+        assert metrics["protocol"]["clips_per_video"] == 2
+
+    def test_encoder_is_the_trained_model(self, finished, tiny_corpus):
+        encoder = load(finished.run / "encoder-la")
+        assert encoder.sampling == finished.sampling
+        assert (encoder.sampling.size, encoder.sampling.frames) == (16, 1)
+        assert encoder.card["training"] == {
+            "steps": STEPS,
+            "stage": "la",
+            "objective": "VIE",
+            "seed": 0,
+            "corpus": tiny_corpus.name,
+        }
+        frames = frames_of(tiny_corpus, range(48, 64))
+        finished.model.eval()
+        with torch.no_grad():
+            torch.testing.assert_close(encoder(frames), finished.model(encoder.preprocess(frames)), atol=1e-6, rtol=0)
+            before = load(finished.run / "encoder-ir")(frames)
+            random = load(finished.run / "encoder-random")(frames)
+        assert not torch.allclose(before, encoder(frames))
+        assert not torch.allclose(before, random)
+
+    def test_bank_holds_the_videos(self, finished):
+        bank = finished.objective.bank.embeddings
+        torch.testing.assert_close(bank.norm(dim=1), torch.ones(48))
+        assert finished.objective.labels.shape == (1, 48)
+        assert finished.objective.labels.max() == 5
+
+
+class TestRepeats:
+    def test_one_seed_gives_one_result_and_asking_again_changes_nothing(self, finished, tiny_corpus, tmp_path):
+        for _ in range(2):
+            job = trained(tiny_corpus, tmp_path / "run")
+            assert_same_state(job, finished)
+            assert measurements(job.run) == measurements(finished.run)
+            assert (job.run / METRICS_NAME).read_bytes() == (finished.run / METRICS_NAME).read_bytes()
+
+    def test_with_workers_too(self, finished, tiny_corpus, tmp_path):
+        assert_same_state(trained(tiny_corpus, tmp_path / "run", "data.workers=2"), finished)
+
+    def test_measuring_changes_nothing(self, finished, tiny_corpus, tmp_path):
+        off = [f"monitor.{name}=0" for name in ("log_every", "knn_every", "checkpoint_every")]
+        quiet = trained(tiny_corpus, tmp_path / "run", *off, "monitor.labels=[]")
+        assert_same_state(quiet, finished)
+        assert not [row for row in read_history(quiet.run) if "loss" in row]
+
+    def test_another_seed_gives_another(self, finished, tiny_corpus, tmp_path):
+        other, first = state(trained(tiny_corpus, tmp_path / "run", "seed=1")), state(finished)
+        assert not torch.equal(other["bank"], first["bank"])
+        assert not torch.equal(other["model.head.weight"], first["model.head.weight"])
+
+
+class TestInterrupted:
+    @pytest.mark.parametrize("step", [2, IR_STEPS, 8, 11])
+    def test_goes_on_as_if_it_had_not_been(self, finished, tiny_corpus, tmp_path, monkeypatch, step):
+        run = tmp_path / "run"
+        with monkeypatch.context() as patch:
+            stop_at(step, patch)
+            with pytest.raises(StoppedError):
+                trained(tiny_corpus, run)
+        second = trainer(tiny_corpus, run)
+        assert second.step == step // 5 * 5  # a checkpoint every 5 steps
+        second.train()
+        assert_same_state(second, finished)
+        assert measurements(run) == measurements(finished.run)
+        assert (run / METRICS_NAME).read_bytes() == (finished.run / METRICS_NAME).read_bytes()
+
+    def test_killed(self, finished, tiny_corpus, tmp_path):
+        """By the system, in the middle of the step after next of a checkpoint."""
+        run = tmp_path / "run"
+        script = tmp_path / "killed.py"
+        script.write_text(
+            "import os, signal, sys\n"
+            "from pretrain.cli import main\n"
+            "from pretrain.objective import Objective\n"
+            "loss = Objective.loss\n"
+            "def kill(self, embedding, instances, step):\n"
+            "    if step == 7:\n"
+            "        os.kill(os.getpid(), signal.SIGKILL)\n"
+            "    return loss(self, embedding, instances, step)\n"
+            "Objective.loss = kill\n"
+            "main(sys.argv[1:])\n"
+        )
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, str(script), "train", *tiny_run(tiny_corpus, run)]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert result.returncode == -signal.SIGKILL, result.stderr
+        assert [row["step"] for row in read_history(run) if "loss" in row] == list(range(1, 8))
+        second = trainer(tiny_corpus, run)
+        assert second.step == 5
+        second.train()
+        assert_same_state(second, finished)
+        assert measurements(run) == measurements(finished.run)
+
+    def test_history_cut_in_the_middle_of_a_line(self, finished, tiny_corpus, tmp_path, monkeypatch):
+        run = tmp_path / "run"
+        with monkeypatch.context() as patch:
+            stop_at(7, patch)
+            with pytest.raises(StoppedError):
+                trained(tiny_corpus, run)
+        with (run / "history.jsonl").open("a") as file:
+            file.write('{"step": 8, "stage": "l')
+        trained(tiny_corpus, run)
+        assert measurements(run) == measurements(finished.run)
+
+    def test_other_settings_are_refused(self, finished, tiny_corpus):
+        before = {path: path.stat().st_mtime_ns for path in finished.run.rglob("*")}
+        settings = tiny_run(tiny_corpus, finished.run, "optim.lr=0.01", "model.width=8", "seed=3")
+        with pytest.raises(VieError) as caught:
+            Trainer(parse_config([], settings))
+        message = str(caught.value)
+        assert "\n" not in message
+        assert all(key in message for key in ("optim.lr", "model.width", "seed")), message
+        assert "data" not in message.split("(")[1].split(")")[0]
+        assert {path: path.stat().st_mtime_ns for path in finished.run.rglob("*")} == before
+
+    def test_goes_on_with_other_workers(self, finished, tiny_corpus, tmp_path, monkeypatch):
+        run = tmp_path / "run"
+        with monkeypatch.context() as patch:
+            stop_at(7, patch)
+            with pytest.raises(StoppedError):
+                trained(tiny_corpus, run)
+        assert_same_state(trained(tiny_corpus, run, "data.workers=2"), finished)
+
+    def test_goes_on_in_a_folder_that_was_moved(self, finished, tiny_corpus, tmp_path):
+        run = tmp_path / "run"
+        shutil.copytree(finished.run, run)
+        assert_same_state(trained(tiny_corpus, run), finished)
+
+    @pytest.mark.parametrize("damage", ["empty", "cut", "noise", "pickle"])
+    def test_damaged_checkpoint(self, finished, tiny_corpus, tmp_path, damage):
+        run, trace = tmp_path / "run", tmp_path / "trace"
+        run.mkdir()
+        content = (finished.run / CHECKPOINT_NAME).read_bytes()
+        harmful = pickle.dumps({"config": _Touch(trace)})
+        damaged_content = {"empty": b"", "cut": content[: len(content) // 2], "noise": b"\x07" * 999, "pickle": harmful}
+        (run / CHECKPOINT_NAME).write_bytes(damaged_content[damage])
+        with pytest.raises(VieError, match=CHECKPOINT_NAME) as caught:
+            trainer(tiny_corpus, run)
+        assert "\n" not in str(caught.value)
+        assert not trace.exists()
+
+
+class _Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+class TestLearning:
+    """On plain frames and with few videos, so that there is something to learn in a few seconds."""
+
+    SETTINGS = (
+        "model.width=8",
+        "data.batch_size=16",
+        "augmentation.short_side=[1.2,1.2]",
+        *(f"augmentation.{name}=0" for name in ("brightness", "contrast", "saturation", "hue", "grey", "flip")),
+        "local_aggregation.refresh_epochs=100",
+        "monitor.knn_every=0",
+        "monitor.labels=[]",
+    )
+
+    def losses(self, corpus: Path, run: Path, *settings: str) -> np.ndarray:
+        trained(corpus, run, *self.SETTINGS, *settings)
+        return np.array([row["loss"] for row in read_history(run) if "loss" in row])
+
+    def test_softmax_and_local_aggregation(self, tiny_corpus, tmp_path):
+        settings = [
+            "optim.lr=0.1",
+            "bank.temperature=0.2",
+            "instance_recognition.steps=60",
+            "local_aggregation.steps=40",
+        ]
+        losses = self.losses(tiny_corpus, tmp_path / "run", *settings)
+        assert len(losses) == 100
+        assert losses[50:60].mean() < np.log(48) - 0.25  # better than not to tell the 48 videos apart
+        assert losses[90:].mean() < 0.8 * losses[60:66].mean()
+
+    def test_noise_contrast(self, tiny_corpus, tmp_path):
+        settings = ["bank.temperature=0.5", "instance_recognition.noise=32", "instance_recognition.steps=80"]
+        losses = self.losses(tiny_corpus, tmp_path / "run", *settings, "local_aggregation.steps=0")
+        assert len(losses) == 80
+        assert losses[70:].mean() < 0.9 * losses[:10].mean()
+        assert sorted(path.name for path in (tmp_path / "run").glob("encoder-*")) == ["encoder-ir", "encoder-random"]
+
+    def test_rate_drops(self, tiny_corpus, tmp_path):
+        job = trained(tiny_corpus, tmp_path / "run", "optim.drops=[3,8]", "monitor.labels=[]")
+        rates = [row["lr"] for row in read_history(job.run) if "lr" in row]
+        assert rates == pytest.approx([0.03] * 3 + [0.003] * 5 + [0.0003] * 4)
+
+
+class TestCorpora:
+    def test_the_dynamic_stream(self, mixed_corpus, tmp_path):
+        settings = ["model.name=vie_resnet3d_r18", "data.frames=4", "data.stride=2", "data.fps=0"]
+        job = trained(mixed_corpus, tmp_path / "run", *settings)
+        encoder = load(job.run / "encoder-la")
+        assert (encoder.sampling.frames, encoder.sampling.stride, encoder.sampling.fps) == (4, 2, None)
+        assert torch.isfinite(job.objective.bank.embeddings).all()
+
+    def test_without_labels(self, finished, tiny_corpus, tmp_path):
+        corpus = shutil.copytree(tiny_corpus, tmp_path / "corpus")
+        rewrite_index(corpus, {}, drop=["label.shape", "label.motion"])
+        job = trained(corpus, tmp_path / "run")
+        assert_same_state(job, finished)
+        assert load(job.run / "encoder-la").card["metrics"]["results"] == []
+
+    def test_without_a_val_split(self, tiny_corpus, tmp_path):
+        corpus = shutil.copytree(tiny_corpus, tmp_path / "corpus")
+        rewrite_index(corpus, {"split": ["train"] * 64})
+        job = trained(corpus, tmp_path / "run", "local_aggregation.steps=2")
+        assert len(job.objective.bank) == 64
+        assert load(job.run / "encoder-la")(frames_of(corpus, range(2))).shape == (2, 16)
+
+    def test_without_the_train_split(self, tiny_corpus, tmp_path):
+        with pytest.raises(VieError, match=r"no videos in split 'trian': set data\.train_split to one of train, val"):
+            trainer(tiny_corpus, tmp_path / "run", "data.train_split=trian")
+
+    def test_some_labels_are_missing(self, tiny_corpus, tmp_path):
+        corpus = shutil.copytree(tiny_corpus, tmp_path / "corpus")
+        shapes = [None if number % 3 == 0 else "ab"[number % 2] for number in range(64)]
+        rewrite_index(corpus, {"label.shape": shapes})
+        job = trained(corpus, tmp_path / "run", "local_aggregation.steps=2", "monitor.labels=[shape]")
+        results = json.loads((job.run / METRICS_NAME).read_text())["results"]
+        assert {row["videos"] for row in results} == {sum(shape is not None for shape in shapes[48:])}
+
+    def test_damaged_videos_keep_their_rows(self, tiny_corpus, tmp_path):
+        corpus = damaged(tiny_corpus, tmp_path / "corpus", 5, 30)
+        fresh = trainer(corpus, tmp_path / "run").objective.bank.embeddings.clone()
+        job = trained(corpus, tmp_path / "run")
+        bank = job.objective.bank.embeddings
+        moved = (bank != fresh).any(dim=1)
+        assert [instance for instance in range(48) if not moved[instance]] == [5, 30]
+        named = [line.split(",")[1] for line in (job.run / FAILURES_NAME).read_text().splitlines()]
+        assert sorted(named) == ["30", "30", "5", "5"]  # in each of the two epochs
+
+    def test_layout_of_the_memory(self, tiny_corpus, tmp_path):
+        one_step = ["instance_recognition.steps=1", "local_aggregation.steps=0", "model.width=16"]
+        plain = state(trained(tiny_corpus, tmp_path / "plain", *one_step))
+        job = trained(tiny_corpus, tmp_path / "last", *one_step, "runtime.channels_last=true")
+        assert job.model.trunk.stages[0][0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+        for name, tensor in state(job).items():
+            torch.testing.assert_close(tensor, plain[name], atol=1e-3, rtol=0)
+
+    def test_corpus_on_the_device(self, tiny_corpus, tmp_path):
+        """The same pixels but for rounding, which later steps would amplify."""
+        one_step = ["instance_recognition.steps=1", "local_aggregation.steps=0"]
+        plain = state(trained(tiny_corpus, tmp_path / "plain", *one_step))
+        cached = state(trained(tiny_corpus, tmp_path / "cached", *one_step, "data.cache=device"))
+        for name, tensor in plain.items():
+            torch.testing.assert_close(cached[name], tensor, atol=1e-3, rtol=0)
+
+
+class TestRefused:
+    @pytest.mark.parametrize("log_every", [1, 50])
+    def test_loss_that_is_no_number(self, tiny_corpus, tmp_path, log_every):
+        job = trainer(tiny_corpus, tmp_path / "run", "optim.lr=1e30", f"monitor.log_every={log_every}")
+        with pytest.raises(VieError, match=r"the loss is nan at step \d+: lower optim\.lr"):
+            job.train()
+        # Nothing that has gone wrong is kept.
+        assert not (job.run / CHECKPOINT_NAME).exists()
+        assert {path.name for path in job.run.glob("encoder-*")} == {"encoder-random"}
+
+    def test_too_few_videos_for_a_batch(self, tiny_corpus, tmp_path):
+        with pytest.raises(VieError, match=r"48 training videos do not fill a batch of 64"):
+            trainer(tiny_corpus, tmp_path / "run", "data.batch_size=64")
+        assert not (tmp_path / "run").exists()
+
+    def test_too_few_videos_for_the_clusters(self, tiny_corpus, tmp_path):
+        """Found out before the steps of instance recognition, not after them."""
+        with pytest.raises(VieError, match="48 instances cannot make 49 clusters"):
+            trainer(tiny_corpus, tmp_path / "run", "local_aggregation.clusters=49")
+        assert not (tmp_path / "run").exists()
+
+    def test_no_folder_for_the_run(self, tiny_corpus, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(VieError, match="run=FOLDER"):
+            trained(tiny_corpus, Path("run"), "run=")
+        assert not list(tmp_path.iterdir())
+
+    def test_unknown_label_column(self, tiny_corpus, tmp_path):
+        with pytest.raises(VieError, match=r"no label column 'colour': its label columns are shape, motion"):
+            trainer(tiny_corpus, tmp_path / "run", "monitor.labels=[colour]")
+        assert not (tmp_path / "run").exists()
+
+    def test_labels_are_missing_in_a_split(self, tiny_corpus, tmp_path):
+        corpus = shutil.copytree(tiny_corpus, tmp_path / "corpus")
+        rewrite_index(corpus, {"label.shape": ["square"] * 48 + [None] * 16})
+        with pytest.raises(VieError, match=r"label column 'shape' is empty in a split"):
+            trained(corpus, tmp_path / "run", "monitor.labels=[shape]")
+        assert not (tmp_path / "run").exists()
+
+    def test_unknown_device(self, tiny_corpus, tmp_path):
+        with pytest.raises(VieError, match=r"runtime\.device='cpuu'") as caught:
+            trainer(tiny_corpus, tmp_path / "run", "runtime.device=cpuu")
+        assert "\n" not in str(caught.value)
+
+    def test_unknown_model(self, tiny_corpus, tmp_path):
+        with pytest.raises(VieError, match="did you mean 'vie_single_r18'"):
+            trainer(tiny_corpus, tmp_path / "run", "model.name=vie_single_r19")
+
+
+def test_config_of_a_run_is_written_in_full(finished):
+    content = yaml.safe_load((finished.run / "config.yaml").read_text())
+    assert content["optim"] == {"lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4, "drops": []}
+    assert content["data"]["batch_size"] == 8

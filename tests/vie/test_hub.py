@@ -1,0 +1,189 @@
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vie import Encoder, Sampling, VieError, create_model, list_models, load, save_pretrained
+from vie.hub import CARD_NAME, WEIGHTS_NAME
+
+SAMPLING = Sampling(frames=4, stride=2, fps=25.0, size=28)
+
+
+def pixels(batch: int = 3, frames: int = 4, height: int = 40, width: int = 50) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (batch, frames, height, width, 3), dtype=torch.uint8, generator=generator)
+
+
+def saved(folder: Path, name: str = "vie_single_r18", card: dict | None = None) -> Encoder:
+    torch.manual_seed(1)
+    model = create_model(name, width=4, embed_dim=8).train()
+    model(torch.randn(8, 3, 4, 28, 28))  # the batch norms now have statistics
+    save_pretrained(model.eval(), folder, SAMPLING, card)
+    return Encoder(model, SAMPLING)
+
+
+def assert_refused(folder: Path, *words: str) -> None:
+    with pytest.raises(VieError) as caught:
+        load(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_round_trip(tmp_path, name):
+    before = saved(tmp_path / "a" / "b", name, {"metrics": {"knn": 12.5}, "licence": "ask"})
+    after = load(tmp_path / "a" / "b")
+    assert not after.training
+    assert after.sampling == SAMPLING
+    assert after.card["metrics"] == {"knn": 12.5}
+    assert after.model.model_name == name
+    assert after.model.num_features == 32
+    with torch.no_grad():
+        for frames in (pixels(), pixels(height=28, width=90), pixels(height=200, width=33)):
+            assert torch.equal(after(frames), before(frames))
+            assert torch.equal(after.pooled(frames), before.pooled(frames))
+        torch.testing.assert_close(after(pixels()).norm(dim=1), torch.ones(3))
+        taps = after.forward_features(pixels())
+    assert list(taps) == ["conv1", "conv2", "conv3", "conv4", "conv5"]
+
+
+def test_saving_twice_replaces_and_leaves_no_other_file(tmp_path):
+    saved(tmp_path, "vie_resnet3d_r18", {"note": "first"})
+    encoder = saved(tmp_path, card={"note": "second"})
+    assert sorted(os.listdir(tmp_path)) == [CARD_NAME, WEIGHTS_NAME]
+    assert load(tmp_path).card["note"] == "second"
+    assert torch.equal(load(str(tmp_path))(pixels()), encoder(pixels()))
+
+
+def test_create_model_takes_saved_weights(tmp_path):
+    before = saved(tmp_path)
+    model = create_model("vie_single_r18", pretrained=tmp_path, width=4, embed_dim=8).eval()
+    clip = torch.randn(2, 3, 1, 28, 28)
+    assert torch.equal(model(clip), before.model(clip))
+    with pytest.raises(VieError, match="does not fit"):
+        create_model("vie_single_r18", pretrained=tmp_path, width=8, embed_dim=8)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        pixels().float(),
+        pixels().to(torch.int64),
+        pixels()[0],
+        pixels().permute(0, 1, 4, 2, 3),
+        pixels()[..., :1],
+    ],
+    ids=["float", "int64", "no batch", "channels first", "one channel"],
+)
+def test_wrong_frames(tmp_path, frames):
+    saved(tmp_path)
+    with pytest.raises(VieError, match=r"uint8 pixels of shape \(B, T, H, W, 3\)"):
+        load(tmp_path)(frames)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut header", "cut weights", "noise", "missing"])
+def test_damaged_weights(tmp_path, damage):
+    saved(tmp_path)
+    path = tmp_path / WEIGHTS_NAME
+    content = path.read_bytes()
+    damaged = {
+        "empty": b"",
+        "cut header": content[:100],
+        "cut weights": content[:-500],
+        "noise": bytes(range(256)) * 20,
+    }
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(damaged[damage])
+    assert_refused(tmp_path, WEIGHTS_NAME)
+
+
+class _Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("write", [pickle.dump, torch.save])
+def test_pickle_is_refused_and_not_run(tmp_path, write):
+    folder, trace = tmp_path / "encoder", tmp_path / "trace"
+    saved(folder)
+    with (folder / WEIGHTS_NAME).open("wb") as file:
+        write({"model": _Touch(trace)}, file)
+    assert_refused(folder, WEIGHTS_NAME)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        None,
+        "",
+        "{",
+        "[]",
+        "3",
+        "{}",
+        '{"model": null}',
+        '{"model": "vie_single_r18"}',
+        '{"model": {"name": "vie_single_r18"}}',
+    ],
+)
+def test_bad_card(tmp_path, card):
+    saved(tmp_path)
+    (tmp_path / CARD_NAME).unlink()
+    if card is not None:
+        (tmp_path / CARD_NAME).write_text(card)
+    assert_refused(tmp_path, CARD_NAME)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("sampling",), {"frames": 4}),
+        (("sampling",), None),
+        (("arguments",), {"depth": 3}),
+        (("arguments",), {"pretrained": "elsewhere"}),
+        (("arguments",), None),
+        (("name",), "vie_single_r81"),
+        (("name",), ["vie_single_r18"]),
+    ],
+)
+def test_card_that_describes_no_model(tmp_path, where, value):
+    saved(tmp_path)
+    card = json.loads((tmp_path / CARD_NAME).read_text())
+    card["model"][where[0]] = value
+    (tmp_path / CARD_NAME).write_text(json.dumps(card))
+    assert_refused(tmp_path)
+
+
+def test_card_of_another_model(tmp_path):
+    saved(tmp_path / "one", "vie_resnet3d_r18")
+    saved(tmp_path / "other")
+    (tmp_path / "other" / CARD_NAME).write_bytes((tmp_path / "one" / CARD_NAME).read_bytes())
+    assert_refused(tmp_path / "other", WEIGHTS_NAME, "does not fit vie_resnet3d_r18")
+
+
+@pytest.mark.parametrize("source", ["nowhere", "./no/where", "/no/where", "a/b/c"])
+def test_missing_folder(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(Path(source) if source.startswith("/") else source, "is no folder")
+
+
+def test_import_is_light():
+    heavy = (
+        "decord av torchcodec webdataset faiss sklearn matplotlib jsonargparse tensorboard pytorchvideo huggingface_hub"
+    )
+    code = f"import sys, vie; print([name for name in {heavy.split()} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
