@@ -1,0 +1,279 @@
+"""How fast, how large and how faithful are the ways to keep a video corpus for training?
+
+    python -m benchmarks.speed.formats --videos FOLDER_OR_CSV [--clips N] [--repeats R] [--out FILE.json]
+    python -m benchmarks.speed.formats --synthesize 8
+
+One run compares, on the same clips of the same source files and on one processor: the source files read by
+PyTorchVideo, decord and torchcodec; short-GOP H.264 files of 128 pixels; and the shards of ``vie-pretrain prepare``. A
+clip is 16 frames, ready when it is a uint8 tensor of 112x112. Sources are opened anew for every clip, as a training job
+does.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.speed.fidelity import psnr, ssim
+from benchmarks.speed.synthetic import write_synthetic
+from pretrain.inputs import Video, list_videos
+from pretrain.prepare import PrepareConfig, prepare
+from pretrain.transcode import shrink
+from vie.errors import VieError
+from vie.video.shards import Shards
+from vie.video.source import Decoder, open_video, require_decoder
+
+SHORT_SIDE, CROP, FRAMES, STRIDES = 128, 112, 16, (1, 4)
+QUALITIES = (75, 90, 95)
+PACKAGES = ("torch", "torchvision", "decord2", "torchcodec", "pytorchvideo", "av")
+
+Read = Callable[[int, Sequence[int]], Tensor]  # video, frame numbers with a constant stride -> uint8 (T, H, W, 3)
+
+
+@dataclass
+class Row:
+    """One line of the table.
+
+    Attributes:
+        clips_per_second: Median over the repeats, by stride.
+        spread: Slowest and fastest repeat, by stride.
+        psnr, ssim: Against the source's frames shrunk to the same size; none for the source itself.
+    """
+
+    storage: str
+    reader: str
+    bytes_per_video: float
+    clips_per_second: dict[int, float] = field(default_factory=dict)
+    spread: dict[int, tuple[float, float]] = field(default_factory=dict)
+    psnr: float | None = None
+    ssim: float | None = None
+
+
+def main() -> None:
+    """Runs the comparison and prints a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--videos", help="folder or listing of source videos; the first 16 are used")
+    source.add_argument("--synthesize", type=int, metavar="N", help="write N synthetic videos of Kinetics' format")
+    parser.add_argument("--clips", type=int, default=24, help="clips in each repeat")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="file for the results as JSON")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        if arguments.synthesize:
+            videos = list_videos(write_synthetic(folder / "source", arguments.synthesize))
+        else:
+            videos = list_videos(arguments.videos)[:16]
+        formats = build_formats(videos, folder)
+        measure_fidelity(formats, videos)
+        measure_speed(formats, videos, arguments.clips, arguments.repeats)
+        result = {
+            "source": "synthetic" if arguments.synthesize else str(arguments.videos),
+            "videos": len(videos),
+            "clips": arguments.clips,
+            "repeats": arguments.repeats,
+            "machine": describe_machine(),
+            "rows": [asdict(row) for row, _ in formats],
+        }
+    print(markdown(result))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def build_formats(videos: list[Video], folder: Path) -> list[tuple[Row, Read]]:
+    """Stores the videos in every way, and returns how each is read."""
+    sources = [video.path for video in videos]
+    short = [reencode(path, folder / "short" / f"{i}.mp4") for i, path in enumerate(sources)]
+    formats = [(Row("source files", "pytorchvideo", mean_size(sources)), by_pytorchvideo(sources))] * has_pytorchvideo()
+    decoders: list[Decoder] = [decoder for decoder in ("decord", "torchcodec") if has_decoder(decoder)]
+    formats += [(Row("source files", name, mean_size(sources)), by_decoder(sources, name)) for name in decoders]
+    label = f"H.264, {SHORT_SIDE} px, GOP 8"
+    formats += [(Row(label, name, mean_size(short)), by_decoder(short, name)) for name in decoders]
+    for quality in QUALITIES:
+        config = PrepareConfig(short_side=SHORT_SIDE, quality=quality)
+        prepare(videos, folder / f"shards{quality}", config, progress=False)
+        shards = Shards(folder / f"shards{quality}")
+        size = sum(int(shards.locate(i, range(n)).lengths.sum()) for i, n in enumerate(shards.num_frames)) / len(shards)
+        formats.append((Row(f"shards, {SHORT_SIDE} px, JPEG {quality}", "vie", size), shards.read))
+    return formats
+
+
+def by_decoder(paths: list[Path], decoder: Decoder) -> Read:
+    """Reads frames and shrinks them, as far as they are larger than what is trained on."""
+
+    def read(video: int, frames: Sequence[int]) -> Tensor:
+        return shrink(open_video(paths[video], decoder).get_batch(frames), SHORT_SIDE).permute(0, 2, 3, 1)
+
+    return read
+
+
+def by_pytorchvideo(paths: list[Path]) -> Read:
+    """Reads a span of time and picks the frames out of it, as PyTorchVideo's datasets and transforms do."""
+
+    def read(video: int, frames: Sequence[int]) -> Tensor:
+        from pytorchvideo.data.encoded_video import EncodedVideo
+
+        encoded = EncodedVideo.from_path(str(paths[video]), decode_audio=False)
+        with av.open(str(paths[video])) as container:
+            rate = float(container.streams.video[0].average_rate or 0)
+        stride = frames[1] - frames[0]
+        clip = encoded.get_clip(frames[0] / rate, (frames[-1] + stride) / rate)["video"]  # float (3, T, H, W), 0 to 255
+        encoded.close()
+        picked = torch.linspace(0, clip.shape[1] - 1, len(frames)).long()
+        return shrink(clip[:, picked].permute(1, 2, 3, 0).to(torch.uint8), SHORT_SIDE).permute(0, 2, 3, 1)
+
+    return read
+
+
+def reencode(source: Path, target: Path) -> Path:
+    """Writes a small copy that is quick to decode anywhere: a key frame every 8 frames, and no loop filter."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    video = open_video(source)
+    with av.open(str(target), "w") as container:
+        options = {"crf": "18", "g": "8", "preset": "medium", "tune": "fastdecode"}
+        stream = container.add_stream("libx264", rate=round(video.fps), options=options)
+        stream.height, stream.width = (side // 2 * 2 for side in shrink(video.get_batch([0]), SHORT_SIDE).shape[2:])
+        stream.pix_fmt = "yuv420p"
+        for start in range(0, len(video), 32):
+            small = shrink(video.get_batch(range(start, min(start + 32, len(video)))), SHORT_SIDE).permute(0, 2, 3, 1)
+            for frame in small[:, : stream.height, : stream.width].contiguous().numpy():
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return target
+
+
+def measure_fidelity(formats: list[tuple[Row, Read]], videos: list[Video]) -> None:
+    """Compares 16 evenly spaced frames of every video with the source's."""
+    for row, read in formats:
+        if row.storage == "source files":
+            continue
+        scores = []
+        for i, video in enumerate(videos):
+            source = open_video(video.path)
+            frames = np.linspace(0, len(source) - 1, FRAMES).astype(np.int64)
+            stored = read(i, frames.tolist())
+            height, width = stored.shape[1:3]
+            wanted = shrink(source.get_batch(frames), SHORT_SIDE).permute(0, 2, 3, 1)[:, :height, :width]
+            scores.append((psnr(stored, wanted), ssim(stored, wanted)))
+        row.psnr, row.ssim = (statistics.mean(values) for values in zip(*scores, strict=True))
+
+
+def measure_speed(formats: list[tuple[Row, Read]], videos: list[Video], clips: int, repeats: int) -> None:
+    """Times the formats in turns, so that a slow minute of the machine strikes all of them."""
+    lengths = [len(open_video(video.path)) for video in videos]
+    rng = np.random.default_rng(0)
+    everywhere = os.sched_getaffinity(0)
+    torch.set_num_threads(1)
+    os.sched_setaffinity(0, {min(everywhere)})
+    try:
+        for stride in STRIDES:
+            eligible = [i for i, length in enumerate(lengths) if length >= FRAMES * stride]
+            if not eligible:
+                continue
+            chosen = rng.choice(eligible, size=clips)
+            wanted = [(int(i), int(rng.integers(lengths[i] - FRAMES * stride + 1))) for i in chosen]
+            rates: list[list[float]] = [[] for _ in formats]
+            for _ in range(repeats):
+                for (_, read), found in zip(formats, rates, strict=True):
+                    began = time.perf_counter()
+                    for video, first in wanted:
+                        crop(read(video, range(first, first + FRAMES * stride, stride)))
+                    found.append(clips / (time.perf_counter() - began))
+            for (row, _), found in zip(formats, rates, strict=True):
+                row.clips_per_second[stride] = statistics.median(found)
+                row.spread[stride] = (min(found), max(found))
+    finally:
+        os.sched_setaffinity(0, everywhere)
+
+
+def crop(frames: Tensor) -> Tensor:
+    """The middle of the frames, ready to be sent to a device."""
+    top, left = (frames.shape[1] - CROP) // 2, (frames.shape[2] - CROP) // 2
+    return frames[:, top : top + CROP, left : left + CROP].contiguous()
+
+
+def has_pytorchvideo() -> bool:
+    """Whether PyTorchVideo's loader can be imported; says so if not."""
+    try:
+        import pytorchvideo.data.encoded_video  # noqa: F401
+    except ImportError as error:
+        print(f"pytorchvideo is left out: {error}")
+        return False
+    return True
+
+
+def has_decoder(decoder: str) -> bool:
+    """Whether a decoder can be used; says so if not."""
+    try:
+        require_decoder(decoder)
+    except VieError as error:
+        print(f"{decoder} is left out: {error}")
+        return False
+    return True
+
+
+def mean_size(paths: list[Path]) -> float:
+    """Mean size of files, in bytes."""
+    return statistics.mean(path.stat().st_size for path in paths)
+
+
+def describe_machine() -> dict[str, object]:
+    """Processor, system and versions."""
+    names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {"cpu": names[0] if names else platform.processor(), "system": platform.platform(), "versions": versions}
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def markdown(result: dict[str, object]) -> str:
+    """The rows as a table."""
+    rows: list[dict[str, Any]] = result["rows"]  # type: ignore[assignment]
+    heads = [f"clips/s, stride {stride} (range)" for stride in STRIDES]
+    lines = ["| storage | reader | kB/video | " + " | ".join(heads) + " | PSNR, dB | SSIM |", "|" + "---|" * 7]
+    for row in rows:
+        speeds = [
+            f"{row['clips_per_second'][s]:.1f} ({row['spread'][s][0]:.1f}-{row['spread'][s][1]:.1f})"
+            if s in row["spread"]
+            else "too short"
+            for s in STRIDES
+        ]
+        fidelity = ["-", "-"] if row["psnr"] is None else [f"{row['psnr']:.1f}", f"{row['ssim']:.4f}"]
+        cells = [row["storage"], row["reader"], f"{row['bytes_per_video'] / 1000:.0f}", *speeds, *fidelity]
+        lines.append("| " + " | ".join(cells) + " |")
+    machine: dict[str, Any] = result["machine"]  # type: ignore[assignment]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return "\n".join(
+        [
+            f"Source: {result['source']}, {result['videos']} videos. One core of {machine['cpu']}.",
+            f"{result['clips']} clips, median (range) of {result['repeats']} repeats. {versions}.",
+            "",
+            *lines,
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
