@@ -15,7 +15,7 @@ from pretrain import evaluate
 from pretrain.clips import TestClips
 from pretrain.config import Config
 from pretrain.corpus import Corpus
-from pretrain.runtime import Autocast
+from pretrain.runtime import Autocast, describe_machine
 from vie import Sampling, Stream, save_pretrained
 
 METRICS_NAME = "metrics.json"
@@ -82,7 +82,7 @@ class Monitor:
         before = json.loads(path.read_text())["results"] if path.exists() and step else []
         results = [row for row in before if row["stage"] != stage]
         results += [{"stage": stage, "steps": step, **row} for row in rows]
-        _write_json(path, {"protocol": protocol, "results": results})
+        _write_json(path, {"machine": describe_machine(self.device), "protocol": protocol, "results": results})
         return rows
 
     def _extract(self, model: Stream, videos: npt.NDArray[np.int64]) -> evaluate.Features:

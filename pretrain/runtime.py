@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import cast
@@ -112,3 +113,9 @@ def resolve_sampling(config: Config, default: Sampling) -> Sampling:
         fps=default.fps if data.fps is None else data.fps or None,
         size=data.size or default.size,
     )
+
+
+def describe_machine(device: torch.device) -> str:
+    """What the figures of a run were measured on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return f"{name}; torch {torch.__version__}; {platform.platform()}"

@@ -23,8 +23,8 @@ def summarise(runs: list[Path]) -> dict[str, Any]:
         runs: Folders of runs. The features of two and more are also joined and tested together, if one corpus has them.
 
     Returns:
-        ``protocol`` and ``results``: rows with stream, stage, label, readout, top1, chance and videos, and with steps
-        where they are one run's. A stream is called by its run's folder, joined ones "static + dynamic".
+        ``machine``, ``protocol`` and ``results``: rows with stream, stage, label, readout, top1, chance and videos, and
+        with steps where they are one run's. A stream is called by its run's folder, joined ones "static + dynamic".
     """
     files = [_read_metrics(run) for run in runs]
     results: list[Row] = [
@@ -33,7 +33,7 @@ def summarise(runs: list[Path]) -> dict[str, Any]:
     if len(runs) > 1:
         results += _joined(runs, [last_stage(run) for run in runs], "joined")
         results += _joined(runs, ["random"] * len(runs), "random")
-    return {"protocol": files[0]["protocol"], "results": results}
+    return {"machine": files[0].get("machine"), "protocol": files[0]["protocol"], "results": results}
 
 
 def last_stage(run: Path) -> str:

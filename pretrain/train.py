@@ -1,7 +1,6 @@
 """The training loop of one stream."""
 
 import csv
-import platform
 from dataclasses import asdict
 from pathlib import Path
 
@@ -93,7 +92,6 @@ class Trainer:
         self._begin()
         config, every = self.config, self.config.monitor
         history = History(self.run, self.step)
-        history.add(self.step, machine=_describe_machine(self.device))
         if self.step == 0:
             history.add(0, evaluation=self.monitor.keep_stage("random", 0, self.model))
         self.model.train()
@@ -211,8 +209,3 @@ class Trainer:
         self.objective.bank.load_state_dict(state["bank"])
         self.objective.labels = state["labels"].to(self.device)
         self.step = state["step"]
-
-
-def _describe_machine(device: torch.device) -> str:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return f"{name}; torch {torch.__version__}; {platform.platform()}"

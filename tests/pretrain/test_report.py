@@ -310,7 +310,7 @@ def test_a_run_in_its_first_stage(runs, tmp_path):
 
 def test_a_damaged_record_is_named(runs, tmp_path):
     run = Path(shutil.copytree(runs[0], tmp_path / "run"))
-    (run / "history.jsonl").write_text('{"step": 1, "lo')
+    (run / "history.jsonl").write_text('{"step": 1, "lo\n')
     assert "history.jsonl of run: " in Page(write_report([run], tmp_path / "report.html")).text
 
 

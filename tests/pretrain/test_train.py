@@ -16,9 +16,10 @@ from torch import Tensor
 
 from pretrain.checkpoint import CHECKPOINT_NAME
 from pretrain.history import read_history
+from pretrain.monitor import METRICS_NAME
 from pretrain.objective import Objective
 from pretrain.settings import parse_config
-from pretrain.train import FAILURES_NAME, METRICS_NAME, Trainer
+from pretrain.train import FAILURES_NAME, Trainer
 from tests.conftest import rewrite_index, tiny_run
 from tests.pretrain.test_clips import damaged
 from vie import VieError, load
@@ -143,7 +144,7 @@ class TestWholeRun:
 
     def test_encoder_is_the_trained_model(self, finished, tiny_corpus):
         encoder = load(finished.run / "encoder-la")
-        assert encoder.sampling == finished.sampling
+        assert encoder.sampling == finished.clips.sampling
         assert (encoder.sampling.size, encoder.sampling.frames) == (16, 1)
         assert encoder.card["training"] == {
             "steps": STEPS,
