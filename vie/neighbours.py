@@ -11,7 +11,7 @@ def nearest(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k rows with the largest dot product.
 
     A chunked matrix product and top-k: on a CPU it is faster than the flat index of faiss-cpu 1.14 and later
-    (``docs/decisions/clustering.md``), and on a GPU it needs no copy.
+    (``docs/decisions/0005-neighbours-and-clustering.md``), and on a GPU it needs no copy.
 
     Args:
         queries: (Q, D).

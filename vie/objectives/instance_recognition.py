@@ -67,7 +67,7 @@ def instance_softmax_loss(similarity: Tensor, instances: Tensor, temperature: fl
     """The exact non-parametric softmax that the noise-contrastive loss stands in for (Wu et al., equation 2).
 
     Its cost grows with N, so it suits small corpora; there it also trains where the noise-contrastive loss does not
-    (``docs/decisions/small_corpora.md``).
+    (``docs/decisions/0004-small-corpora.md``).
 
     Args:
         similarity: (B, N) v_j.f of every row of the bank.
