@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"vie-pretrain: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("vie-pretrain: stopped; the same command goes on from here", file=sys.stderr)
+        print("vie-pretrain: stopped; the same command goes on from what has been saved", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # Whoever read our output has gone (head, a closed pager).

@@ -29,7 +29,7 @@ def run_demo(out: Path) -> None:
     print("1/5 Writing moving digits (1,797 real scans in synthetic motion) as video files", flush=True)
     listing = write_moving_digits(out / "videos", size=SIZE)
     print("2/5 Preparing them into shards", flush=True)
-    corpus = out / "corpus"
+    corpus = out / "moving-digits"
     prepare(list_videos(listing), corpus, PrepareConfig(short_side=SIZE))
     for number, stream in enumerate(STREAMS, start=3):
         print(f"{number}/5 Pretraining the {stream} stream without labels", flush=True)

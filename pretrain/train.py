@@ -1,6 +1,7 @@
 """The training loop of one stream."""
 
 import csv
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -102,7 +103,13 @@ class Trainer:
             pin_memory=self.device.type == "cuda",
         )
         watch = Stopwatch(self.device)
-        with tqdm(total=config.total_steps, initial=self.step, unit="step", desc=self.run.name) as progress:
+        with tqdm(
+            total=config.total_steps,
+            initial=self.step,
+            unit="step",
+            desc=self.run.name,
+            mininterval=_progress_interval(),
+        ) as progress:
             for batch in batches:
                 watch.lap("data")
                 stage = self.objective.stage(self.step)
@@ -209,3 +216,8 @@ class Trainer:
         self.objective.bank.load_state_dict(state["bank"])
         self.objective.labels = state["labels"].to(self.device)
         self.step = state["step"]
+
+
+def _progress_interval() -> float:
+    """Seconds between two states of the progress bar: few where it goes to a file."""
+    return 0.5 if sys.stderr.isatty() else 15.0
