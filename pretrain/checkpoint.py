@@ -1,6 +1,5 @@
 """Checkpoints: everything that a run needs to go on as if it had never stopped."""
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -8,20 +7,19 @@ from typing import Any
 import torch
 
 from vie.errors import VieError
+from vie.files import write_atomically
 
 CHECKPOINT_NAME = "checkpoint.pt"
 
 
 def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
     """Writes a checkpoint whole or not at all."""
-    partial = run / (CHECKPOINT_NAME + ".partial")
     try:
-        torch.save(state, partial)
-        os.replace(partial, run / CHECKPOINT_NAME)
+        write_atomically(run / CHECKPOINT_NAME, lambda partial: torch.save(state, partial))
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
+        cause = str(error).splitlines()[0]
         raise VieError(
-            f"the checkpoint cannot be written to {run} ({error}): free some space and start the same command again"
+            f"the checkpoint cannot be written to {run} ({cause}): free some space and start the same command again"
         ) from error
 
 

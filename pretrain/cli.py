@@ -23,7 +23,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Whoever read our output has gone (head, a closed pager).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -90,7 +90,7 @@ class TrainClips:
 
 
 @dataclass(frozen=True)
-class TestBatch:
+class EvalBatch:
     """Test clips.
 
     Attributes:
@@ -103,11 +103,11 @@ class TestBatch:
     frames: Tensor
     boxes: Boxes
 
-    def pin_memory(self) -> "TestBatch":
+    def pin_memory(self) -> "EvalBatch":
         return replace(self, frames=self.frames.pin_memory())
 
 
-class TestClips:
+class EvalClips:
     """Evenly spread, centre-cropped clips of given videos, in batches of whole clips."""
 
     def __init__(
@@ -131,7 +131,7 @@ class TestClips:
     def __len__(self) -> int:
         return -(-len(self.clip_position) // self.batch_size)
 
-    def __getitem__(self, number: int) -> TestBatch:
+    def __getitem__(self, number: int) -> EvalBatch:
         part = slice(number * self.batch_size, (number + 1) * self.batch_size)
         positions = self.clip_position[part]
         videos = self.videos[positions]
@@ -139,7 +139,7 @@ class TestClips:
         frames = clip_frames(self.sampling, shards.num_frames[videos], shards.fps[videos], self.clip_start[part])
         boxes = centre_boxes(shards.height[videos], shards.width[videos], self.sampling.size)
         pixels = self.reader.read(videos, frames, boxes)
-        return TestBatch(positions[pixels.kept], pixels.frames, pixels.boxes)
+        return EvalBatch(positions[pixels.kept], pixels.frames, pixels.boxes)
 
 
 def workers_for(reader: ClipReader, workers: int) -> int:

@@ -101,7 +101,7 @@ def _add_corpus(commands: "argparse._SubParsersAction[_Parser]") -> None:
     parser = commands.add_parser("corpus", help="write an embedded corpus as video files")
     parser.add_argument("name", choices=["moving-digits"], help="real scanned digits in synthetic motion")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--size", type=int, default=48, help="side of the picture in pixels (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=40, help="side of the picture in pixels (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=16, help="frames in a video (default: %(default)s)")
     parser.add_argument("--videos-per-digit", type=int, default=1, help="motions of each scan (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)

@@ -124,16 +124,15 @@ class RuntimeConfig:
         device: "auto" takes a GPU if there is one.
         precision: "bf16" is autocast; "auto" takes it where the device computes in it.
         channels_last: Memory layout of weights and activations.
-        compile: Through torch.compile.
-        cuda_graph: Replays the forward and backward pass from a CUDA graph, for small pictures on a large GPU.
+        mode: How the forward and backward pass of a step runs: "eager"; "compile", through torch.compile; "cuda_graph",
+            replayed from a CUDA graph, for small pictures on a large GPU.
         threads: CPU threads of the training process; none leaves PyTorch's choice.
     """
 
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: bool = True
-    compile: bool = False
-    cuda_graph: bool = False
+    mode: Literal["eager", "compile", "cuda_graph"] = "eager"
     threads: int | None = None
 
 

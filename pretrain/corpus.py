@@ -1,15 +1,19 @@
-"""The corpus of a run: its instances, its held-out videos, and the reader of their pixels."""
+"""The corpus of a run: its instances, its held-out videos, and the readers of their pixels."""
 
+import hashlib
+import logging
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pretrain.config import Config
+from pretrain.config import Config, DataConfig
 from pretrain.readers import ClipReader, DeviceReader, ShardReader
 from vie import VieError
 from vie.video import Shards
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,17 +25,20 @@ class Corpus:
         train_videos: (N,) its rows that are the instances 0 to N - 1.
         val_videos: Its rows that are held out; may be empty.
         columns: Label columns to test on; may be empty.
-        reader: Reads clips of both.
     """
 
     shards: Shards
     train_videos: npt.NDArray[np.int64]
     val_videos: npt.NDArray[np.int64]
     columns: list[str]
-    reader: ClipReader
+
+    def fingerprint(self) -> str:
+        """What tells the instances of this corpus from those of another: their names, in order."""
+        names = "\n".join(self.shards.names[video] for video in self.train_videos)
+        return hashlib.blake2b(names.encode(), digest_size=16).hexdigest()
 
 
-def open_corpus(config: Config, device: torch.device) -> Corpus:
+def open_corpus(config: Config) -> Corpus:
     """Opens the corpus of a run; raises ``VieError`` if a split or a label column is missing."""
     data = config.data
     shards = Shards(data.path)
@@ -41,14 +48,19 @@ def open_corpus(config: Config, device: torch.device) -> Corpus:
         raise VieError(
             f"{shards.path} has no videos in split {data.train_split!r}: set data.train_split to one of {known}"
         )
-    columns = _label_columns(config.monitor.labels, shards, train, val)
-    reader: ClipReader = ShardReader(shards)
-    if data.cache == "device":
-        reader = DeviceReader(shards, np.concatenate([train, val]), device, data.workers)
-    return Corpus(shards, train, val, columns, reader)
+    if len(val) == 0:
+        logger.warning("%s has no videos in split %r: nothing is tested on the way", shards.path, data.val_split)
+    return Corpus(shards, train, val, label_columns(config.monitor.labels, shards, train, val))
 
 
-def _label_columns(
+def open_reader(corpus: Corpus, data: DataConfig, device: torch.device) -> ClipReader:
+    """The reader of a run's clips; with data.cache=device it decodes the corpus first."""
+    if data.cache == "none":
+        return ShardReader(corpus.shards)
+    return DeviceReader(corpus.shards, np.concatenate([corpus.train_videos, corpus.val_videos]), device, data.workers)
+
+
+def label_columns(
     wanted: list[str] | None, shards: Shards, train: npt.NDArray[np.int64], val: npt.NDArray[np.int64]
 ) -> list[str]:
     """The columns wanted, or by default every one that has labels in both splits."""

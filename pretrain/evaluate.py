@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.clips import TestClips, workers_for
+from pretrain.clips import EvalClips, workers_for
 from pretrain.prefetch import stream
 from pretrain.runtime import Autocast
 from vie import Stream, VieError, knn_scores
@@ -49,7 +49,7 @@ class Result:
 
 
 @torch.no_grad()
-def extract(model: Stream, clips: TestClips, device: torch.device, autocast: Autocast, workers: int) -> Features:
+def extract(model: Stream, clips: EvalClips, device: torch.device, autocast: Autocast, workers: int) -> Features:
     """Features of videos through a network in eval mode (the mode is put back afterwards)."""
     was_training = model.training
     model.eval()
@@ -77,7 +77,7 @@ def extract(model: Stream, clips: TestClips, device: torch.device, autocast: Aut
     )
 
 
-def test_on_bank(
+def evaluate_on_bank(
     test: Features, shards: Shards, columns: list[str], bank: Tensor, train_videos: npt.NDArray[np.int64]
 ) -> list[Result]:
     """VIE's monitor: the bank rows nearest to each test clip vote with their videos' labels, averaged over clips."""
@@ -90,7 +90,7 @@ def test_on_bank(
     return [_accuracy(shards, column, trained, test.videos, "knn_bank", predict) for column in columns]
 
 
-def test_features(train: Features, test: Features, shards: Shards, columns: list[str]) -> list[Result]:
+def evaluate_features(train: Features, test: Features, shards: Shards, columns: list[str]) -> list[Result]:
     """Nearest-neighbour and linear accuracy of pooled features, for every label column."""
 
     def nearest(known: Tensor, labels: Tensor, classes: int) -> Tensor:

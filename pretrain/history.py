@@ -6,6 +6,9 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from vie import VieError
+from vie.files import write_text_atomically
+
 HISTORY_NAME = "history.jsonl"
 
 
@@ -16,8 +19,8 @@ class History:
         """Opens a run's record at a step; what an interrupted run wrote beyond it is dropped."""
         self._path = run / HISTORY_NAME
         kept = [row for row in read_history(run) if row["step"] <= from_step] if from_step else []
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=from_step + 1 if from_step else None)
+        write_text_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=from_step + 1 if from_step else 0)
 
     def add(self, step: int, **values: Any) -> None:
         """Records values after ``step`` steps; lists of results go under "<readout>/<label>" on the board."""
@@ -39,5 +42,8 @@ def read_history(run: Path) -> list[dict[str, Any]]:
     path = run / HISTORY_NAME
     if not path.exists():
         return []
-    # A line without its end was being written when the run was stopped.
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    try:
+        # A line without its end was being written when the run was stopped.
+        return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    except ValueError as error:
+        raise VieError(f"{path} is damaged ({error}): restore it from a copy, or start in a new folder") from error

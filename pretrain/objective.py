@@ -16,6 +16,27 @@ INSTANCES_PER_CLUSTER = 30
 """VIE on Kinetics: 239,888 instances in 8,000 clusters."""
 
 
+NEIGHBOURS = 512
+"""VIE's k, but no more than an eighth of a small corpus."""
+
+
+def cluster_sizes(config: LocalAggregationConfig, instances: int) -> tuple[int, int]:
+    """K and k of a corpus: those of the config, or else VIE's ratios.
+
+    Raises:
+        VieError: There are fewer instances than clusters or neighbours.
+    """
+    clusters = config.clusters or max(1, instances // INSTANCES_PER_CLUSTER)
+    neighbours = config.neighbours or min(NEIGHBOURS, max(1, instances // 8))
+    for name, number in (("clusters", clusters), ("neighbours", neighbours)):
+        if config.steps and number > instances:
+            raise VieError(
+                f"{instances} instances cannot make {number} {name}: "
+                f"set local_aggregation.{name} to {instances} or less"
+            )
+    return clusters, neighbours
+
+
 class Objective:
     """VIE's two objectives, and the bank and labels that they are computed from.
 
@@ -41,13 +62,7 @@ class Objective:
         self.seed = seed
         self.steps_per_epoch = steps_per_epoch
         instances = len(bank)
-        self.num_clusters = local_aggregation.clusters or max(1, instances // INSTANCES_PER_CLUSTER)
-        self.num_neighbours = min(local_aggregation.neighbours or min(512, max(1, instances // 8)), instances)
-        if local_aggregation.steps and self.num_clusters > instances:
-            raise VieError(
-                f"{instances} instances cannot make {self.num_clusters} clusters: "
-                f"set local_aggregation.clusters to {instances} or less"
-            )
+        self.num_clusters, self.num_neighbours = cluster_sizes(local_aggregation, instances)
         self.labels = torch.arange(instances, device=bank.embeddings.device)[None]
 
     def stage(self, step: int) -> Stage:

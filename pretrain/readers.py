@@ -91,7 +91,13 @@ class DeviceReader:
         counts = shards.num_frames[videos]
         self._first = dict(zip(videos.tolist(), (np.cumsum(counts) - counts).tolist(), strict=True))
         height, width = sizes.pop()
-        self._store = torch.empty((int(counts.sum()), height, width, 3), dtype=torch.uint8, device=device)
+        try:
+            self._store = torch.empty((int(counts.sum()), height, width, 3), dtype=torch.uint8, device=device)
+        except RuntimeError as error:
+            size = int(counts.sum()) * height * width * 3 / 2**30
+            raise VieError(
+                f"{shards.path} takes {size:.1f} GiB, more than {device} has: set data.cache=none"
+            ) from error
         decoded = stream(_WholeVideos(shards, videos), range(len(videos)), workers)
         for video, frames in zip(videos.tolist(), tqdm(decoded, "decode", len(videos), leave=False), strict=True):
             if isinstance(frames, str):

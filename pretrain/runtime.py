@@ -5,15 +5,18 @@ import copy
 import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import cast
+from dataclasses import asdict, replace
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from pretrain.config import Config, RuntimeConfig
+from pretrain.objective import cluster_sizes
 from vie import Sampling, VieError
 
 Autocast = Callable[[], AbstractContextManager[object]]
+Precision = Literal["fp32", "bf16"]
 Forward = Callable[[Tensor], Tensor]
 
 
@@ -28,13 +31,18 @@ def resolve_device(name: str) -> torch.device:
         raise VieError(f"runtime.device={name!r} cannot be used ({reason}): set it to auto, cpu or cuda") from error
 
 
-def resolve_autocast(precision: str, device: torch.device) -> Autocast:
-    """The context that a forward pass runs in."""
+def resolve_precision(precision: str, device: torch.device) -> Precision:
+    """The precision of a name; "auto" is bf16 where the device computes in it."""
     if precision == "auto":
-        precision = "bf16" if computes_bf16(device) else "fp32"
+        return "bf16" if computes_bf16(device) else "fp32"
+    return cast(Precision, precision)
+
+
+def autocast_to(precision: str, device: torch.device, keep_casts: bool = True) -> Autocast:
+    """The context that a forward pass runs in; a CUDA graph may not keep the weights that it casts."""
     if precision == "fp32":
         return contextlib.nullcontext
-    return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+    return lambda: torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=keep_casts)
 
 
 def computes_bf16(device: torch.device) -> bool:
@@ -45,31 +53,27 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 def training_forward(
-    model: nn.Module, runtime: RuntimeConfig, clip_shape: tuple[int, ...], device: torch.device, autocast: Autocast
+    model: nn.Module, runtime: RuntimeConfig, clip_shape: tuple[int, ...], device: torch.device
 ) -> Forward:
     """The forward pass of training steps: plain, compiled, or replayed from a CUDA graph.
 
     Args:
         model: In training mode; its state is left as it is.
-        runtime: Says which of the three.
+        runtime: Says which of the three, and the precision (resolved).
         clip_shape: (B, 3, T, H, W) of a whole batch; smaller batches take the plain way past a graph.
         device: Of the model.
-        autocast: The context of the pass.
     """
-
-    def plain(clip: Tensor) -> Tensor:
-        with autocast():
-            embedding: Tensor = model(clip)
-        return embedding
-
-    # Every batch has one shape, so the fastest convolution is worth a search.
-    torch.backends.cudnn.benchmark = device.type == "cuda"
-    if runtime.compile:
-        return torch.compile(plain)
-    if not runtime.cuda_graph or device.type != "cuda":
+    # Training batches all have one shape, so the fastest convolution is worth a search.
+    torch.backends.cudnn.benchmark = True
+    plain = _UnderAutocast(model, autocast_to(runtime.precision, device))
+    if runtime.mode == "eager":
         return plain
+    if runtime.mode == "compile":
+        return cast(Forward, torch.compile(plain))
+    if device.type != "cuda":
+        raise VieError(f"runtime.mode=cuda_graph needs a GPU, and the device is {device}: set it to eager")
     before = copy.deepcopy(model.state_dict())
-    wrapped = _WithoutCastCache(model, autocast)
+    wrapped = _UnderAutocast(model, autocast_to(runtime.precision, device, keep_casts=False))
     sample = torch.randn(clip_shape, device=device)
     graphed = cast(Forward, torch.cuda.make_graphed_callables(wrapped, (sample,)))
     # Capturing runs the model, which moves the statistics of batch norm.
@@ -77,9 +81,7 @@ def training_forward(
     return lambda clip: graphed(clip) if clip.shape == clip_shape else plain(clip)
 
 
-class _WithoutCastCache(nn.Module):
-    """A graph may not refer to weights that autocast has cast before."""
-
+class _UnderAutocast(nn.Module):
     def __init__(self, model: nn.Module, autocast: Autocast) -> None:
         super().__init__()
         self.model = model
@@ -87,9 +89,7 @@ class _WithoutCastCache(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         with self.autocast():
-            torch.set_autocast_cache_enabled(False)
             embedding: Tensor = self.model(clip)
-            torch.set_autocast_cache_enabled(True)
         return embedding
 
 
@@ -108,10 +108,24 @@ def resolve_sampling(config: Config, default: Sampling) -> Sampling:
     """The clip of a run: the model's own, where the config does not say otherwise."""
     data = config.data
     return Sampling(
-        frames=data.frames or default.frames,
-        stride=data.stride or default.stride,
+        frames=default.frames if data.frames is None else data.frames,
+        stride=default.stride if data.stride is None else data.stride,
         fps=default.fps if data.fps is None else data.fps or None,
-        size=data.size or default.size,
+        size=default.size if data.size is None else data.size,
+    )
+
+
+def resolve(config: Config, sampling: Sampling, device: torch.device, instances: int) -> Config:
+    """A config without "auto" and null: what a run is saved with, and compared with when it is continued."""
+    clusters, neighbours = cluster_sizes(config.local_aggregation, instances)
+    clip = {**asdict(sampling), "fps": sampling.fps or 0.0}
+    return replace(
+        config,
+        data=replace(config.data, **clip),
+        local_aggregation=replace(config.local_aggregation, clusters=clusters, neighbours=neighbours),
+        runtime=replace(
+            config.runtime, device=str(device), precision=resolve_precision(config.runtime.precision, device)
+        ),
     )
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,15 +14,25 @@ from jsonargparse import ArgumentParser
 from pretrain.config import Config
 from vie import VieError
 
-LEAST = {
-    **dict.fromkeys(("model.embed_dim", "model.width", "data.stride", "data.batch_size", "monitor.clips"), 1),
-    **{f"local_aggregation.{name}": 1 for name in ("clusters", "neighbours", "clusterings", "refresh_epochs")},
-    **dict.fromkeys(("seed", "data.workers", "instance_recognition.steps", "local_aggregation.steps"), 0),
-    **dict.fromkeys(("optim.lr", "optim.momentum", "optim.weight_decay", "bank.momentum"), 0),
-    "instance_recognition.noise": 1,
-    "bank.temperature": 1e-3,
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**63 - 1),
+    "bank.momentum": (0, 1),
+    "bank.temperature": (1e-3, math.inf),
+    "data.size": (8, math.inf),
+    "instance_recognition.noise": (1, math.inf),
+    "runtime.threads": (1, math.inf),
+    "augmentation.hue": (0, 0.5),
+    **{f"augmentation.{name}": (0, 1) for name in ("brightness", "contrast", "saturation", "grey", "flip")},
+    **dict.fromkeys(("model.embed_dim", "model.width", "monitor.clips"), (1, math.inf)),
+    **{f"data.{name}": (1, math.inf) for name in ("frames", "stride", "batch_size")},
+    **dict.fromkeys(("data.fps", "data.workers"), (0, math.inf)),
+    **{f"local_aggregation.{name}": (1, math.inf) for name in ("clusters", "neighbours", "clusterings", "iterations")},
+    **dict.fromkeys(("local_aggregation.refresh_epochs",), (1, math.inf)),
+    **dict.fromkeys(("instance_recognition.steps", "local_aggregation.steps"), (0, math.inf)),
+    **{f"optim.{name}": (0, math.inf) for name in ("lr", "momentum", "weight_decay")},
+    **{f"monitor.{name}_every": (0, math.inf) for name in ("log", "knn", "evaluate", "checkpoint")},
 }
-"""Smallest values that make sense."""
+"""Least and greatest values that make sense."""
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -51,7 +62,7 @@ def parse_config(recipes: Sequence[str | Path], overrides: Sequence[str] = ()) -
         path = find_recipe(recipe)
         for key, value in flatten(_read_yaml(path)).items():
             _check_key(key, known, str(path))
-            arguments.append(f"--{key}={value if isinstance(value, str) else json.dumps(_plain(value))}")
+            arguments.append(f"--{key}={value if isinstance(value, str) else json.dumps(_plain(value), default=str)}")
     for override in overrides:
         key, equals, value = override.removeprefix("--").partition("=")
         if not equals:
@@ -66,9 +77,14 @@ def parse_config(recipes: Sequence[str | Path], overrides: Sequence[str] = ()) -
     values.pop("config", None)
     config = Config(**values)
     for key, value in flatten(asdict(config)).items():
-        if key in LEAST and value is not None and value < LEAST[key]:
-            raise VieError(f"{key}={value} is out of range: give at least {LEAST[key]}")
+        least, greatest = RANGES.get(key, (-math.inf, math.inf))
+        if isinstance(value, int | float) and not least <= value <= greatest:
+            raise VieError(f"{key}={value} is out of range: give {_interval(least, greatest)}")
     return config
+
+
+def _interval(least: float, greatest: float) -> str:
+    return f"at least {least}" if greatest == math.inf else f"a value from {least} to {greatest}"
 
 
 def dump_config(config: Config) -> str:

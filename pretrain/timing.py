@@ -1,5 +1,6 @@
 """Where the time of a step goes."""
 
+import sys
 import time
 from dataclasses import dataclass
 
@@ -13,12 +14,17 @@ class Timing:
     seconds: dict[str, float]
     steps: int
 
+    @property
+    def working(self) -> float:
+        """Seconds of data and steps, without the tests and checkpoints in between."""
+        return self.seconds["data"] + self.seconds["step"]
+
 
 class Stopwatch:
     """Adds up seconds under names.
 
     Work on a GPU runs behind the host's clock, so a lap of the host may end before the device has done its part;
-    ``read`` waits for the device once and gives that wait to "step". What is passed over by ``skip`` counts nowhere.
+    ``read`` waits for the device once and gives that wait to "step".
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -34,10 +40,6 @@ class Stopwatch:
         self._steps += name == "step"
         self._last = now
 
-    def skip(self) -> None:
-        """Forgets the time since the last lap."""
-        self._last = time.perf_counter()
-
     def read(self) -> Timing:
         """What was added since the last reading."""
         if self._device.type == "cuda":
@@ -47,3 +49,8 @@ class Stopwatch:
         timing = Timing(self._seconds, self._steps)
         self._seconds, self._steps = {}, 0
         return timing
+
+
+def progress_interval() -> float:
+    """Seconds between two states of a progress bar: few of them where it goes to a file."""
+    return 0.5 if sys.stderr.isatty() else 15.0

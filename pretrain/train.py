@@ -1,45 +1,51 @@
 """The training loop of one stream."""
 
+import contextlib
 import csv
-import sys
+import fcntl
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from pretrain.checkpoint import load_checkpoint, save_checkpoint
 from pretrain.clips import TrainBatch, TrainClips, workers_for
 from pretrain.config import Config
-from pretrain.corpus import open_corpus
+from pretrain.corpus import open_corpus, open_reader
 from pretrain.history import History
 from pretrain.monitor import Monitor
 from pretrain.objective import Objective
 from pretrain.optim import learning_rate, make_optimizer
+from pretrain.order import steps_per_epoch
 from pretrain.prefetch import stream
 from pretrain.runtime import (
-    resolve_autocast,
+    resolve,
     resolve_device,
     resolve_sampling,
     training_forward,
     use_channels_last,
 )
 from pretrain.settings import dump_config, flatten
-from pretrain.timing import Stopwatch
+from pretrain.timing import Stopwatch, progress_interval
 from vie import MemoryBank, VieError, create_model
+from vie.files import write_text_atomically
 from vie.video import augment
 
 CONFIG_NAME = "config.yaml"
 FAILURES_NAME = "failed_clips.csv"
 
-FREE = ("run", "data.workers")
-"""Settings that may differ when a run is continued: they change no result."""
+FREE = ("run", "data.path", "data.workers", "local_aggregation.steps", "runtime.device")
+"""Settings that may differ when a run is continued, besides the monitor's: they change no step that was taken."""
 
 
 class Trainer:
     """One run: the state of a job, and the steps that change it.
 
     Attributes:
+        config: Resolved: without "auto" and null.
         model, optimizer, objective: What is trained, by what, towards what (the bank is the objective's).
         step: Steps taken.
     """
@@ -48,30 +54,20 @@ class Trainer:
         """Builds everything a run needs, and goes on from its checkpoint if there is one."""
         if not config.run:
             raise VieError("the run has no folder: give it as run=FOLDER")
-        self.config = config
         self.run = Path(config.run)
         self.device = resolve_device(config.runtime.device)
         if config.runtime.threads:
             torch.set_num_threads(config.runtime.threads)
-        self.corpus = open_corpus(config, self.device)
+        self.corpus = open_corpus(config)
+        instances = len(self.corpus.train_videos)
         torch.manual_seed(config.seed)
         model = create_model(config.model.name, embed_dim=config.model.embed_dim, width=config.model.width)
         sampling = resolve_sampling(config, model.sampling)
+        self.config = config = resolve(config, sampling, self.device, instances)
         self.model = model.to(self.device)
         if config.runtime.channels_last:
             use_channels_last(self.model, self.device)
         self.optimizer = make_optimizer(self.model, config.optim)
-        self.clips = TrainClips(
-            self.corpus.shards,
-            self.corpus.train_videos,
-            self.corpus.reader,
-            sampling,
-            config.augmentation,
-            batch_size=config.data.batch_size,
-            seed=config.seed,
-            steps=config.total_steps,
-        )
-        instances = len(self.corpus.train_videos)
         bank = MemoryBank(instances, config.model.embed_dim, config.bank.momentum, seed=config.seed)
         self.objective = Objective(
             bank.to(self.device),
@@ -79,19 +75,45 @@ class Trainer:
             config.instance_recognition,
             config.local_aggregation,
             seed=config.seed,
-            steps_per_epoch=self.clips.steps_per_epoch,
+            steps_per_epoch=steps_per_epoch(instances, config.data.batch_size),
         )
         self.step = 0
         self._resume()
-        autocast = resolve_autocast(config.runtime.precision, self.device)
+        reader = open_reader(self.corpus, config.data, self.device)
+        self.clips = TrainClips(
+            self.corpus.shards,
+            self.corpus.train_videos,
+            reader,
+            sampling,
+            config.augmentation,
+            batch_size=config.data.batch_size,
+            seed=config.seed,
+            steps=config.total_steps,
+        )
         shape = (config.data.batch_size, 3, sampling.frames, sampling.size, sampling.size)
-        self.forward = training_forward(self.model, config.runtime, shape, self.device, autocast)
-        self.monitor = Monitor(config, self.corpus, sampling, self.device, autocast)
+        self.forward = training_forward(self.model, config.runtime, shape, self.device)
+        self.monitor = Monitor(config, self.corpus, reader, sampling, self.device)
 
     def train(self) -> None:
-        """Runs all steps that are left; writes the record, checkpoints, evaluations and encoders."""
-        self._begin()
+        """Runs all steps that are left; writes the record, checkpoints, evaluations and encoders.
+
+        Raises:
+            VieError: The loss is no number, nothing of a batch can be read, or the run's folder cannot be written; what
+                was kept before stays whole.
+        """
+        try:
+            with self._locked():
+                self._train()
+        except (OSError, SafetensorError) as error:
+            raise VieError(
+                f"{self.run} cannot be written ({error}): free some space and start the command again"
+            ) from error
+        except torch.OutOfMemoryError as error:
+            raise VieError(f"{self.device} has too little memory for this run: lower data.batch_size") from error
+
+    def _train(self) -> None:
         config, every = self.config, self.config.monitor
+        write_text_atomically(self.run / CONFIG_NAME, dump_config(config))
         history = History(self.run, self.step)
         if self.step == 0:
             history.add(0, evaluation=self.monitor.keep_stage("random", 0, self.model))
@@ -99,49 +121,51 @@ class Trainer:
         batches = stream(
             self.clips,
             range(self.step, config.total_steps),
-            workers_for(self.corpus.reader, config.data.workers),
+            workers_for(self.clips.reader, config.data.workers),
             pin_memory=self.device.type == "cuda",
         )
         watch = Stopwatch(self.device)
+        losses = torch.zeros((), device=self.device)
         with tqdm(
             total=config.total_steps,
             initial=self.step,
             unit="step",
             desc=self.run.name,
-            mininterval=_progress_interval(),
+            mininterval=progress_interval(),
         ) as progress:
             for batch in batches:
                 watch.lap("data")
                 stage = self.objective.stage(self.step)
-                loss = self._train_step(batch)
+                losses += self._train_step(batch)
                 self._note_failures(batch)
                 self.step += 1
                 progress.update()
                 watch.lap("step")
-                self._check(loss)
+                self._check(losses)
                 if self._due(every.log_every):
                     timing = watch.read()
-                    progress.set_postfix_str(f"{stage} loss {loss.item():.3f}")
+                    mean = losses.item() / timing.steps
+                    losses.zero_()
+                    progress.set_postfix_str(f"{stage} loss {mean:.3f}")
                     history.add(
                         self.step,
                         stage=stage,
                         epoch=self.step / self.clips.steps_per_epoch,
-                        loss=loss.item(),
+                        loss=mean,
                         lr=self.optimizer.param_groups[0]["lr"],
-                        clips_per_s=timing.steps * config.data.batch_size / sum(timing.seconds.values()),
+                        clips_per_s=timing.steps * config.data.batch_size / timing.working,
                         **{f"{name}_s": seconds for name, seconds in timing.seconds.items()},
                     )
                 if self._due(every.knn_every):
-                    history.add(
-                        self.step, monitor=self.monitor.test_on_bank(self.model, self.objective.bank.embeddings)
-                    )
+                    bank = self.objective.bank.embeddings
+                    history.add(self.step, monitor=self.monitor.test_on_bank(self.model, bank))
                 if self.step in self._stage_ends:
                     history.add(self.step, evaluation=self.monitor.keep_stage(stage, self.step, self.model))
                 elif self._due(every.evaluate_every):
                     history.add(self.step, evaluation=self.monitor.test(self.model)[0])
-                if self._due(every.checkpoint_every) or self.step == config.total_steps:
+                if self._due(every.checkpoint_every) or self.step in self._stage_ends:
                     self._save()
-                watch.skip()
+                watch.lap("other")
         history.close()
 
     def _train_step(self, batch: TrainBatch) -> torch.Tensor:
@@ -166,32 +190,47 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
 
-    def _check(self, loss: torch.Tensor) -> None:
+    def _check(self, losses: torch.Tensor) -> None:
         """Raises ``VieError`` before a loss that is no number gets into anything that is kept."""
         every = self.config.monitor
         keeps = (every.log_every, every.knn_every, every.evaluate_every, every.checkpoint_every)
-        if (self.step in self._stage_ends or any(self._due(period) for period in keeps)) and not torch.isfinite(loss):
+        if self.step not in self._stage_ends and not any(self._due(period) for period in keeps):
+            return
+        if not torch.isfinite(losses):
             raise VieError(
-                f"the loss is {loss.item()} at step {self.step}: lower optim.lr, or set runtime.precision=fp32"
+                f"the loss is {losses.item()} at step {self.step}: lower optim.lr, or set runtime.precision=fp32"
             )
 
     def _note_failures(self, batch: TrainBatch) -> None:
-        if batch.failures:
-            with (self.run / FAILURES_NAME).open("a", newline="") as file:
-                csv.writer(file).writerows((self.step, *failure) for failure in batch.failures.items())
+        if not batch.failures:
+            return
+        path = self.run / FAILURES_NAME
+        begin = not path.exists()
+        names, videos = self.corpus.shards.names, self.corpus.train_videos
+        with path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if begin:
+                writer.writerow(("step", "instance", "name", "reason"))
+            for instance, reason in batch.failures.items():
+                writer.writerow((self.step, instance, names[videos[instance]], reason))
 
-    def _begin(self) -> None:
-        try:
-            self.run.mkdir(parents=True, exist_ok=True)
-            (self.run / CONFIG_NAME).write_text(dump_config(self.config))
-        except OSError as error:
-            raise VieError(
-                f"the run cannot be written to {self.run} ({error.strerror}): give another run=FOLDER"
-            ) from error
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keeps a second process out of the run's folder."""
+        self.run.mkdir(parents=True, exist_ok=True)
+        with (self.run / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise VieError(
+                    f"another process trains in {self.run}: wait for it, or give another run=FOLDER"
+                ) from error
+            yield
 
     def _save(self) -> None:
         state = {
             "config": asdict(self.config),
+            "corpus": self.corpus.fingerprint(),
             "step": self.step,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -203,21 +242,28 @@ class Trainer:
     def _resume(self) -> None:
         state = load_checkpoint(self.run)
         if state is None:
+            # A run that was stopped before its first checkpoint has kept nothing but the network that it began with.
+            if {path.name for path in self.run.glob("encoder-*")} - {"encoder-random"}:
+                raise VieError(f"{self.run} holds a run without its checkpoint: give another folder as run=FOLDER")
             return
         given, before = flatten(asdict(self.config)), flatten(state["config"])
-        changed = [key for key, value in given.items() if key not in FREE and before.get(key) != value]
+        changed = [
+            key
+            for key, value in given.items()
+            if key not in FREE and not key.startswith("monitor.") and before.get(key) != value
+        ]
         if changed:
             raise VieError(
                 f"{self.run} holds a run with other settings ({', '.join(changed)}): "
                 "give the same command to continue it, or another folder as run=FOLDER"
+            )
+        if state["corpus"] != self.corpus.fingerprint():
+            raise VieError(
+                f"{self.corpus.shards.path} holds other training videos than those of the run in {self.run}: "
+                "give the corpus that it began with, or another folder as run=FOLDER"
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.objective.bank.load_state_dict(state["bank"])
         self.objective.labels = state["labels"].to(self.device)
         self.step = state["step"]
-
-
-def _progress_interval() -> float:
-    """Seconds between two states of the progress bar: few where it goes to a file."""
-    return 0.5 if sys.stderr.isatty() else 15.0

@@ -39,20 +39,16 @@ class MemoryBank(nn.Module):
         return self.embeddings[instances]
 
     @torch.no_grad()
-    def update(self, instances: Tensor, embedding: Tensor, valid: Tensor | None = None) -> None:
+    def update(self, instances: Tensor, embedding: Tensor) -> None:
         """Moves rows towards new embeddings.
 
         Args:
             instances: (B,) row numbers. Of several equal ones the last counts.
             embedding: (B, D) unit vectors.
-            valid: (B,) bool: rows of the others are left as they are; None means all.
         """
         old = self.gather(instances)
         new = F.normalize(self.momentum * old + (1 - self.momentum) * embedding.to(old.dtype), dim=1)
         order = torch.arange(len(instances), device=instances.device)
-        if valid is not None:
-            new = torch.where(valid[:, None], new, old)
-            order = order + len(instances) * valid  # a valid one outranks the others, which write their old row back
         # Writing the last one's value at every repeat makes the result independent of the order of the writes.
         same = instances[:, None] == instances[None, :]
         last = torch.where(same, order[None, :], -1).argmax(dim=1)

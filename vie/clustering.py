@@ -12,7 +12,8 @@ Engine = Literal["torch", "faiss"]
 BASE_SEED = 1234
 """VIE seeds clustering h with 1234 + h."""
 
-CHUNK_BYTES = 256 * 2**20
+CHUNK_BYTES = {"cpu": 2**23, "cuda": 2**28}
+"""Size of the distances of one chunk of rows: what a CPU keeps in its cache, and what keeps a GPU busy."""
 FIXED_POINT = 2.0**32
 """Sums of rows are taken in integers, whose order does not matter: labels repeat exactly, also on a GPU."""
 
@@ -75,8 +76,8 @@ def _kmeans_torch(rows: Tensor, num_clusters: int, iterations: int, seed: int) -
 def _assign(rows: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """Squared distance (up to the row's own length) and number of each row's nearest centroid."""
     half_norms = centroids.square().sum(dim=1) / 2
-    chunk = max(1, CHUNK_BYTES // (4 * len(centroids)))
-    parts = [(half_norms - part @ centroids.T).min(dim=1) for part in rows.split(chunk)]
+    chunk = max(1, CHUNK_BYTES[rows.device.type] // (4 * len(centroids)))
+    parts = [torch.addmm(half_norms, part, centroids.T, alpha=-1).min(dim=1) for part in rows.split(chunk)]
     closeness = torch.cat([part.values for part in parts])
     return 2 * closeness + rows.square().sum(dim=1), torch.cat([part.indices for part in parts])
 

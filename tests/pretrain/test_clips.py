@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from pretrain import evaluate
-from pretrain.clips import TestClips as EvaluationClips
+from pretrain.clips import EvalClips as EvaluationClips
 from pretrain.clips import TrainBatch, TrainClips, workers_for
 from pretrain.prefetch import stream
 from pretrain.readers import DeviceReader, ShardReader
-from pretrain.runtime import resolve_autocast
+from pretrain.runtime import autocast_to
 from vie import Sampling, VieError, create_model
 from vie.video import Augmentation, Draw, Shards, augment, clip_frames
 
@@ -178,7 +178,7 @@ class TestEvaluationClips:
         torch.manual_seed(0)
         model = create_model("vie_single_r18", width=4, embed_dim=8).train()
         clips = evaluation_clips(corpus, batch_size=batch_size)
-        features = evaluate.extract(model, clips, CPU, resolve_autocast("fp32", CPU), workers=0)
+        features = evaluate.extract(model, clips, CPU, autocast_to("fp32", CPU), workers=0)
         assert model.training
         return features
 

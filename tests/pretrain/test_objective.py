@@ -77,7 +77,7 @@ def test_noise_is_a_function_of_seed_and_step():
     assert (counts.float() / counts.float().mean() - 1).abs().max() < 0.35
 
 
-@pytest.mark.parametrize(("neighbours", "clusterings"), [(1, 1), (20, 1), (20, 2), (90, 1), (5000, 3)])
+@pytest.mark.parametrize(("neighbours", "clusterings"), [(1, 1), (20, 1), (20, 2), (90, 1), (90, 3)])
 def test_local_aggregation_equals_the_public_loss(embedding, instances, neighbours, clusterings):
     objective = make(neighbours=neighbours, clusterings=clusterings)
     objective.begin_step(IR_STEPS)

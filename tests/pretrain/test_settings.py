@@ -53,7 +53,7 @@ def test_values_of_every_kind():
             "data.frames=null",
             "optim.drops=[5,9]",
             "optim.lr=3e-2",
-            "runtime.compile=true",
+            "runtime.mode=compile",
             "runtime.precision=bf16",
             "augmentation.short_side=[1.0,1.5]",
             "monitor.labels=[shape,motion]",
@@ -65,7 +65,7 @@ def test_values_of_every_kind():
     assert config.data.frames is None
     assert config.optim.drops == [5, 9]
     assert config.optim.lr == 0.03
-    assert config.runtime.compile is True
+    assert config.runtime.mode == "compile"
     assert config.runtime.precision == "bf16"
     assert config.augmentation == Augmentation(short_side=(1.0, 1.5))
     assert isinstance(config.augmentation.short_side, tuple)
@@ -123,7 +123,7 @@ def test_no_setting(override):
         "optim.drops=7",
         "optim.drops=[a]",
         "runtime.precision=fp64",
-        "runtime.compile=7",
+        "runtime.mode=7",
         "data.cache=disk",
         "augmentation.short_side=[1.0]",
         "data.fps=quick",

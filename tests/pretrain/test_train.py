@@ -1,6 +1,8 @@
+import csv
 import json
 import os
 import pickle
+import resource
 import shutil
 import signal
 import subprocess
@@ -100,6 +102,7 @@ class TestWholeRun:
     def test_files(self, finished):
         written = {path.name for path in finished.run.iterdir()}
         assert written == {
+            ".lock",
             "config.yaml",
             "history.jsonl",
             "tensorboard",
@@ -148,7 +151,7 @@ class TestWholeRun:
         assert (encoder.sampling.size, encoder.sampling.frames) == (16, 1)
         training = encoder.card["training"]
         assert (training["stage"], training["steps"], training["seed"]) == ("la", STEPS, 0)
-        assert (training["corpus"], training["videos"]) == (tiny_corpus.name, 48)
+        assert (training["corpus"], training["splits"]) == (tiny_corpus.name, {"train": 48, "val": 16})
         frames = frames_of(tiny_corpus, range(48, 64))
         finished.model.eval()
         with torch.no_grad():
@@ -188,6 +191,51 @@ class TestRepeats:
         assert not torch.equal(other["model.head.weight"], first["model.head.weight"])
 
 
+class TestGuards:
+    def test_another_corpus_of_the_same_size_is_refused(self, finished, tiny_corpus, tmp_path):
+        run = Path(shutil.copytree(finished.run, tmp_path / "run"))
+        other = Path(shutil.copytree(tiny_corpus, tmp_path / "other"))
+        rewrite_index(other, {"name": [f"other/{video}" for video in range(64)]})
+        with pytest.raises(VieError, match="other training videos"):
+            trainer(other, run)
+
+    def test_a_moved_corpus_is_the_same(self, finished, tiny_corpus, tmp_path):
+        run = Path(shutil.copytree(finished.run, tmp_path / "run"))
+        moved = Path(shutil.copytree(tiny_corpus, tmp_path / "moved"))
+        assert trainer(moved, run).step == STEPS
+
+    def test_a_run_that_lost_its_checkpoint_is_not_overwritten(self, finished, tiny_corpus, tmp_path):
+        run = Path(shutil.copytree(finished.run, tmp_path / "run"))
+        (run / CHECKPOINT_NAME).unlink()
+        before = (run / "history.jsonl").read_bytes()
+        with pytest.raises(VieError, match="without its checkpoint"):
+            trainer(tiny_corpus, run)
+        assert (run / "history.jsonl").read_bytes() == before
+
+    def test_measurements_and_length_may_change(self, finished, tiny_corpus, tmp_path):
+        run = Path(shutil.copytree(finished.run, tmp_path / "run"))
+        job = trained(tiny_corpus, run, "monitor.log_every=2", "local_aggregation.steps=10")
+        assert job.step == IR_STEPS + 10
+
+    def test_one_process_at_a_time(self, tiny_corpus, tmp_path):
+        one, other = trainer(tiny_corpus, tmp_path / "run"), trainer(tiny_corpus, tmp_path / "run")
+        with one._locked(), pytest.raises(VieError, match="another process"):
+            other.train()
+
+    def test_full_disk(self, tiny_corpus, tmp_path):
+        limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        job = trainer(tiny_corpus, tmp_path / "run")
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        try:
+            with pytest.raises(VieError, match="free some space") as caught:
+                job.train()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        assert "\n" not in str(caught.value)
+        assert not list(job.run.rglob("*.partial"))
+
+
 class TestInterrupted:
     @pytest.mark.parametrize("step", [2, IR_STEPS, 8, 11])
     def test_goes_on_as_if_it_had_not_been(self, finished, tiny_corpus, tmp_path, monkeypatch, step):
@@ -197,7 +245,8 @@ class TestInterrupted:
             with pytest.raises(StoppedError):
                 trained(tiny_corpus, run)
         second = trainer(tiny_corpus, run)
-        assert second.step == step // 5 * 5  # a checkpoint every 5 steps
+        # A checkpoint every 5 steps, and at the end of instance recognition.
+        assert second.step == max(kept for kept in (0, IR_STEPS, 5, 10) if kept <= step)
         second.train()
         assert_same_state(second, finished)
         assert measurements(run) == measurements(finished.run)
@@ -372,8 +421,11 @@ class TestCorpora:
         bank = job.objective.bank.embeddings
         moved = (bank != fresh).any(dim=1)
         assert [instance for instance in range(48) if not moved[instance]] == [5, 30]
-        named = [line.split(",")[1] for line in (job.run / FAILURES_NAME).read_text().splitlines()]
-        assert sorted(named) == ["30", "30", "5", "5"]  # in each of the two epochs
+        with (job.run / FAILURES_NAME).open(newline="") as file:
+            failures = list(csv.DictReader(file))
+        assert sorted(row["instance"] for row in failures) == ["30", "30", "5", "5"]  # in each of the two epochs
+        names = job.corpus.shards.names
+        assert all(row["name"] == names[job.corpus.train_videos[int(row["instance"])]] for row in failures)
 
     def test_layout_of_the_memory(self, tiny_corpus, tmp_path):
         one_step = ["instance_recognition.steps=1", "local_aggregation.steps=0", "model.width=16"]

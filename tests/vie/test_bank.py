@@ -65,30 +65,6 @@ def test_last_of_duplicates_counts(device, bank):
     np.testing.assert_allclose(bank.embeddings.cpu().numpy(), expected, atol=1e-6)
 
 
-def test_invalid_rows_are_left_alone(device, bank):
-    before = bank.embeddings.cpu().clone()
-    new, instances = embeddings(4, 8), torch.tensor([1, 30, 2, 31])
-    bank.update(instances.to(device), new.to(device), torch.tensor([True, False, True, False], device=device))
-    changed = (bank.embeddings.cpu() != before).any(dim=1).nonzero().flatten().tolist()
-    assert changed == [1, 2]
-
-
-def test_no_row_is_valid(device, bank):
-    before = bank.embeddings.clone()
-    instances = torch.tensor([3, 5, 3], device=device)
-    bank.update(instances, embeddings(3, 8).to(device), torch.zeros(3, dtype=torch.bool, device=device))
-    assert torch.equal(bank.embeddings, before)
-
-
-def test_last_valid_of_duplicates_counts(device, bank):
-    before = bank.embeddings.cpu().double().numpy()
-    new, instances = embeddings(5, 8), torch.tensor([8, 6, 8, 6, 8])
-    bank.update(instances.to(device), new.to(device), torch.tensor([True, False, True, False, False], device=device))
-    expected = before.copy()
-    expected[8] = moved(before[8], new[2].double().numpy(), 0.5)
-    np.testing.assert_allclose(bank.embeddings.cpu().numpy(), expected, atol=1e-6)
-
-
 def test_update_takes_no_gradient_and_half_precision(device, bank):
     new = embeddings(3, 8).to(device, torch.bfloat16).requires_grad_()
     bank.update(torch.tensor([0, 1, 2], device=device), new)

@@ -115,7 +115,7 @@ def test_more_iterations_fit_better():
 def test_chunks_change_nothing(monkeypatch):
     points, _ = blobs(centres=6, rows_each=50, dim=8)
     whole = cluster(points, 30)
-    monkeypatch.setattr(clustering, "CHUNK_BYTES", 4 * 30 * 7)
+    monkeypatch.setattr(clustering, "CHUNK_BYTES", dict.fromkeys(("cpu", "cuda"), 4 * 30 * 7))
     assert torch.equal(cluster(points, 30), whole)
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vie.errors import VieError
 from vie.video.pixels import Boxes, crop_boxes, crop_resize, normalise
 
 GREY = (0.299, 0.587, 0.114)
@@ -39,6 +40,11 @@ class Augmentation:
     hue: float = 0.4
     grey: float = 0.3
     flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        least, most = self.short_side
+        if not 1 <= least <= most:
+            raise VieError(f"augmentation.short_side={list(self.short_side)} is out of range: give 1 <= least <= most")
 
 
 @dataclass(frozen=True)

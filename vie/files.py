@@ -1,0 +1,34 @@
+"""Files that are either whole or absent, whatever happens while they are written."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Writes a file under a partial name beside it and renames it once it is on the disk.
+
+    Args:
+        path: The file to write; one that is there already is replaced.
+        write: Writes the content to the path that it is given.
+
+    Raises:
+        Exception: Whatever ``write`` raises, or ``OSError``; the partial file is gone and ``path`` as it was.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        write(partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Writes a UTF-8 text file; see ``write_atomically``."""
+
+    def write(partial: Path) -> None:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+
+    write_atomically(path, write)
