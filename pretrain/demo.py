@@ -11,6 +11,8 @@ from pretrain.report import write_report
 from pretrain.settings import parse_config
 from pretrain.summary import summarise
 from pretrain.train import Trainer
+from vie import VieError
+from vie.files import write_text_atomically
 
 STREAMS = ("static", "dynamic")
 SIZE = 40
@@ -33,13 +35,25 @@ def run_demo(out: Path) -> None:
     prepare(list_videos(listing), corpus, PrepareConfig(short_side=SIZE))
     for number, stream in enumerate(STREAMS, start=3):
         print(f"{number}/5 Pretraining the {stream} stream without labels", flush=True)
-        Trainer(parse_config([f"demo_{stream}"], [f"run={out / stream}", f"data.path={corpus}"])).train()
+        _open_run(stream, out, corpus).train()
     print("5/5 Testing the streams together, and writing the report", flush=True)
     runs = [out / stream for stream in STREAMS]
     summary = summarise(runs)
-    (out / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
-    report = write_report(runs, out / "report.html")
+    write_text_atomically(out / "metrics.json", json.dumps(summary, indent=2) + "\n")
+    report = write_report(runs, out / "report.html", summary)
     for row in summary["results"]:
         if row["readout"] == "linear" and row["stage"] not in ("ir",):
             print(f"  {row['stream']:16} {row['stage']:7} {row['label']:7} {row['top1']:5.1f} % linear top-1")
     print(f"{report} ({(time.monotonic() - start) / 60:.1f} minutes)")
+
+
+def _open_run(stream: str, out: Path, corpus: Path) -> Trainer:
+    config = parse_config([f"demo_{stream}"], [f"run={out / stream}", f"data.path={corpus}"])
+    try:
+        return Trainer(config)
+    except VieError as error:
+        if str(out / stream) not in str(error):
+            raise
+        # The demo takes no settings, so the remedy that the trainer names is none here.
+        cause = str(error).rpartition(": ")[0]
+        raise VieError(f"{cause}: delete {out} and start the demo again") from error

@@ -19,9 +19,10 @@ from pretrain.history import HISTORY_NAME, read_history
 from pretrain.monitor import METRICS_NAME
 from pretrain.runtime import resolve_sampling
 from pretrain.settings import parse_config
-from pretrain.summary import Row, last_stage, load_features, summarise
+from pretrain.summary import Row, last_stage, load_features, read_metrics, summarise
 from pretrain.train import CONFIG_NAME
 from vie import Sampling, VieError, create_model
+from vie.files import write_text_atomically
 from vie.video import Shards
 
 STAGES = {
@@ -48,6 +49,7 @@ class Run:
     sampling: Sampling | None
     parameters: int | None
     features: dict[str, Features] | None
+    machine: str | None
 
     @property
     def name(self) -> str:
@@ -71,7 +73,7 @@ class Run:
         return step if 0 < step < self.steps else None
 
 
-def write_report(runs: list[Path], out: Path) -> Path:
+def write_report(runs: list[Path], out: Path, summary: dict[str, Any] | None = None) -> Path:
     """Writes one HTML file, which needs no other file and no network, about runs.
 
     What a run does not hold (labels, a val split, a second stage, a corpus that is still there) makes the page shorter.
@@ -79,6 +81,7 @@ def write_report(runs: list[Path], out: Path) -> Path:
     Args:
         runs: Folders of runs; streams of one corpus are also tested together.
         out: The file to write.
+        summary: What ``summarise`` says of these runs, where that is known already.
 
     Returns:
         The file.
@@ -93,7 +96,7 @@ def write_report(runs: list[Path], out: Path) -> Path:
     notes: list[str] = []
     colours = figures.STREAM_COLOURS
     found = [_read_run(run.resolve(), colours[i % len(colours)], notes) for i, run in enumerate(runs)]
-    results, protocol = _results(found, notes)
+    results, protocol = (summary["results"], summary["protocol"]) if summary else _results(found, notes)
     times = [row for run in found for row in _times(run)]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -109,9 +112,10 @@ def write_report(runs: list[Path], out: Path) -> Path:
         protocol=protocol,
         losses=list(_loss_figures(found)),
         accuracies=list(_accuracy_figures(found)),
-        galleries=list(_galleries(found, results)),
-        maps=list(_maps(found)),
+        galleries=list(_galleries(found, results, notes)),
+        maps=list(_maps(found, notes)),
         times=times,
+        machines={run.name: run.machine for run in found if run.machine},
         time_figure=Markup(figures.throughput_figure([(row["name"], row["ms"]) for row in times], 455))
         if times
         else "",
@@ -119,7 +123,7 @@ def write_report(runs: list[Path], out: Path) -> Path:
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8")
+        write_text_atomically(out, page)
     except OSError as error:
         raise VieError(f"{out} cannot be written ({error.strerror}): give another file") from error
     return out
@@ -136,21 +140,32 @@ def _read_run(path: Path, colour: str, notes: list[str]) -> Run:
         return _attempt(f"{thing} of {path.name}", read, notes)
 
     history = attempt(HISTORY_NAME, lambda: read_history(path)) or []
-    shards = attempt("corpus", lambda: Shards(config.data.path))
+    shards = attempt("corpus", lambda: _open_shards(config))
     sampling, parameters = attempt("model", lambda: _describe_model(config)) or (None, None)
-    features = attempt("features", lambda: load_features(path, last_stage(path)))
+    metrics = attempt(METRICS_NAME, lambda: read_metrics(path)) or {}
+    features = attempt("features", lambda: load_features(path, last_stage(path))) if metrics else None
     if shards and features and max(int(part.videos.max()) for part in features.values()) >= len(shards):
         notes.append(f"corpus of {path.name}: it has shrunk since the training, so its videos are not shown")
         shards = None
     text = (path / CONFIG_NAME).read_text()
-    return Run(path, colour, config, text, history, shards, sampling, parameters, features)
+    machine = metrics.get("machine")
+    return Run(path, colour, config, text, history, shards, sampling, parameters, features, machine)
+
+
+def _open_shards(config: Config) -> Shards:
+    path = Path(config.data.path)
+    if not path.is_absolute() and not path.is_dir():
+        raise VieError(
+            f"{path} is not in the current folder: write the report from the folder that the run was started in"
+        )
+    return Shards(path)
 
 
 def _attempt(thing: str, read: Callable[[], Found], notes: list[str]) -> Found | None:
     """What ``read`` finds; a fault becomes a note on the page."""
     try:
         return read()
-    except (VieError, OSError, ValueError, KeyError, SafetensorError) as error:
+    except (VieError, OSError, RuntimeError, ValueError, LookupError, TypeError, SafetensorError) as error:
         notes.append(f"{thing}: {'missing' if isinstance(error, FileNotFoundError) else error}")
         return None
 
@@ -252,7 +267,7 @@ def _curves(run: Run) -> dict[str, list[figures.Curve]]:
     return curves
 
 
-def _galleries(runs: Sequence[Run], results: Sequence[Row]) -> Iterator[dict[str, Any]]:
+def _galleries(runs: Sequence[Run], results: Sequence[Row], notes: list[str]) -> Iterator[dict[str, Any]]:
     """Neighbours by run, framed by the label that its linear read-out gains most on."""
     for run in runs:
         if not (run.features and run.shards and run.sampling):
@@ -265,15 +280,20 @@ def _galleries(runs: Sequence[Run], results: Sequence[Row]) -> Iterator[dict[str
         }
         columns = sorted(run.shards.label_columns, key=lambda column: -gains.get(column, -100.0))
         column = columns[0] if columns else None
-        gallery = find_neighbours(run.features, run.shards, run.sampling, column)
-        yield {"run": run, "gallery": gallery, "gain": gains.get(str(column)), "knn": top1.get((str(column), "knn"))}
+        find = partial(find_neighbours, run.features, run.shards, run.sampling, column)
+        gallery = _attempt(f"neighbours of {run.name}", find, notes)
+        if gallery:
+            gain, knn = gains.get(str(column)), top1.get((str(column), "knn"))
+            yield {"run": run, "gallery": gallery, "gain": gain, "knn": knn}
 
 
-def _maps(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
+def _maps(runs: Sequence[Run], notes: list[str]) -> Iterator[dict[str, Any]]:
     for run in runs:
         if run.features and run.shards and len(run.features["val"].videos) > 1:
-            method, maps = draw_maps(run.features["val"], run.shards, (PAGE_WIDTH - GAP) // 2)
-            yield {"run": run, "method": method, "figures": [Markup(figure) for figure in maps]}
+            draw = partial(draw_maps, run.features["val"], run.shards, (PAGE_WIDTH - GAP) // 2)
+            drawn = _attempt(f"maps of {run.name}", draw, notes)
+            if drawn:
+                yield {"run": run, "method": drawn[0], "figures": [Markup(figure) for figure in drawn[1]]}
 
 
 def _times(run: Run) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from pretrain import evaluate
+from pretrain.corpus import label_columns
 from pretrain.monitor import METRICS_NAME
 from pretrain.settings import parse_config
 from pretrain.train import CONFIG_NAME
@@ -26,7 +27,7 @@ def summarise(runs: list[Path]) -> dict[str, Any]:
         ``machine``, ``protocol`` and ``results``: rows with stream, stage, label, readout, top1, chance and videos, and
         with steps where they are one run's. A stream is called by its run's folder, joined ones "static + dynamic".
     """
-    files = [_read_metrics(run) for run in runs]
+    files = [read_metrics(run) for run in runs]
     results: list[Row] = [
         {"stream": run.resolve().name, **row} for run, file in zip(runs, files, strict=True) for row in file["results"]
     ]
@@ -37,8 +38,9 @@ def summarise(runs: list[Path]) -> dict[str, Any]:
 
 
 def last_stage(run: Path) -> str:
-    """Name of the last stage that a run has been evaluated after."""
-    stages = [row["stage"] for row in _read_metrics(run)["results"]]
+    """Name of the last stage that a run has kept features of, whether or not it had labels to test them on."""
+    metrics = read_metrics(run)
+    stages = [row["stage"] for row in metrics.get("stages") or metrics["results"]]
     return str(stages[-1]) if stages else "random"
 
 
@@ -63,14 +65,19 @@ def _joined(runs: list[Path], stages: list[str], stage: str) -> list[Row]:
     config = configs[0]
     shards = Shards(config.data.path)
     joined = evaluate.join([load_features(run, part) for run, part in zip(runs, stages, strict=True)])
-    columns = shards.label_columns if config.monitor.labels is None else config.monitor.labels
-    rows = evaluate.as_rows(evaluate.test_features(joined["train"], joined["val"], shards, columns))
+    train, val = (shards.split(name) for name in (config.data.train_split, config.data.val_split))
+    columns = label_columns(config.monitor.labels, shards, train, val)
+    rows = evaluate.as_rows(evaluate.evaluate_features(joined["train"], joined["val"], shards, columns))
     return [{"stream": " + ".join(run.resolve().name for run in runs), "stage": stage, **row} for row in rows]
 
 
-def _read_metrics(run: Path) -> dict[str, Any]:
+def read_metrics(run: Path) -> dict[str, Any]:
+    """What ``metrics.json`` of a run holds; raises ``VieError`` if there is none yet, or if it is damaged."""
     path = run / METRICS_NAME
     if not path.is_file():
         raise VieError(f"{run} holds no finished run ({METRICS_NAME} is missing): train it first")
-    content: dict[str, Any] = json.loads(path.read_text())
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise VieError(f"{path} cannot be read ({error}): train the run again") from error
     return content

@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vie.errors import VieError
+from vie.files import write_atomically, write_text_atomically
 from vie.models import Stream, create_model
 from vie.video.clips import Sampling
-from vie.video.pixels import centre_boxes, crop_resize, normalise
+from vie.video.pixels import MEAN, SHORT_SIDE_RATIO, STD, centre_boxes, crop_resize, normalise, short_side_for, shrink
 
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "card.json"
+
+SHRINK_FROM = 1.25
+"""Frames that exceed the model's short side by this factor are shrunk with antialiasing before they are cropped."""
 
 
 class Encoder(nn.Module):
@@ -38,6 +43,8 @@ class Encoder(nn.Module):
     def preprocess(self, frames: Tensor) -> Tensor:
         """Short side to 8/7 of the model's size, centre crop, normalise.
 
+        Large frames are shrunk with antialiasing first, as those of a prepared corpus are.
+
         Args:
             frames: (B, T, H, W, 3) uint8.
 
@@ -48,8 +55,10 @@ class Encoder(nn.Module):
             raise VieError(
                 f"frames are {frames.dtype} {tuple(frames.shape)}: give uint8 pixels of shape (B, T, H, W, 3)"
             )
-        batch, _, height, width, _ = frames.shape
         size = self.sampling.size
+        if min(frames.shape[2:4]) > SHRINK_FROM * short_side_for(size):
+            frames = shrink(frames, short_side_for(size))
+        batch, _, height, width, _ = frames.shape
         boxes = centre_boxes(np.full(batch, height), np.full(batch, width), size)
         return normalise(crop_resize(frames, torch.from_numpy(boxes).to(frames.device), size))
 
@@ -76,20 +85,28 @@ def save_pretrained(
         path: The folder; made if absent.
         sampling: The clip that the weights were trained on.
         card: Provenance: data, steps, metrics and their protocol, licence. Anything that JSON holds.
+
+    Raises:
+        VieError: ``create_model`` did not make the model, so nothing could load it; or the folder cannot be written.
     """
+    if not model.model_name:
+        raise VieError(f"this {type(model).__name__} could not be loaded again: make it by create_model to save it")
     folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
     content = {
         **(card or {}),
         "model": {"name": model.model_name, "arguments": model.arguments, "sampling": vars(sampling)},
+        "preprocessing": {"mean": MEAN, "std": STD, "short_side_ratio": SHORT_SIDE_RATIO, "crop": "centre"},
     }
-    partial = folder / (WEIGHTS_NAME + ".partial")
-    save_file(weights, partial)
-    os.replace(partial, folder / WEIGHTS_NAME)
-    partial = folder / (CARD_NAME + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, folder / CARD_NAME)
+    text = json.dumps(content, indent=2) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / WEIGHTS_NAME, partial(save_file, weights))
+        write_text_atomically(folder / CARD_NAME, text)
+    except (OSError, SafetensorError) as error:
+        raise VieError(
+            f"the encoder cannot be written to {folder} ({_one_line(error)}): free some space or give another folder"
+        ) from error
 
 
 def load(source: str | os.PathLike[str]) -> Encoder:
@@ -121,8 +138,7 @@ def load_weights(model: Stream, source: str | os.PathLike[str]) -> None:
     except (SafetensorError, OSError) as error:
         raise VieError(f"{path} cannot be read ({error}): copy or save the encoder again") from error
     except RuntimeError as error:
-        cause = " ".join(str(error).split())[:300]
-        raise VieError(f"{path} does not fit {model.model_name} {model.arguments}: {cause}") from error
+        raise VieError(f"{path} does not fit {model.model_name} {model.arguments}: {_one_line(error)}") from error
 
 
 def _find(source: str | os.PathLike[str]) -> Path:
@@ -135,7 +151,16 @@ def _find(source: str | os.PathLike[str]) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise VieError(f"{source} is no folder, and hub ids need huggingface_hub: pip install 'vie[hub]'") from error
-    return Path(snapshot_download(str(source), allow_patterns=[WEIGHTS_NAME, CARD_NAME]))
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=[WEIGHTS_NAME, CARD_NAME]))
+    except Exception as error:  # the hub's client raises errors of many libraries
+        raise VieError(
+            f"{source} is no folder, and the hub does not give it ({_one_line(error)}): check the path or the hub id"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _read_card(folder: Path) -> dict[str, Any]:

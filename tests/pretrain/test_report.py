@@ -19,11 +19,12 @@ from pretrain.config import (
     ModelConfig,
     MonitorConfig,
 )
+from pretrain.demo import run_demo
 from pretrain.evaluate import Features, protocol
 from pretrain.gallery import draw_maps, find_neighbours
 from pretrain.report import write_report
 from pretrain.settings import dump_config
-from pretrain.summary import load_features, summarise
+from pretrain.summary import last_stage, load_features, summarise
 from vie import Sampling, VieError
 from vie.video import Shards
 from vie.video.shards import write_index
@@ -90,6 +91,7 @@ def write_corpus(path, columns):
                 "width": 32,
                 "label.shape": SHAPES[video % 3],
                 "label.side": "left" if video < TRAIN // 2 else "right",
+                "label.trained": "yes" if video < TRAIN else None,
             }
             rows.append(row)
             file.write(b"".join(jpegs))
@@ -141,7 +143,9 @@ def write_run(path, corpus, columns, model="vie_single_r18"):
         history.append({"step": step, "monitor": bank})
     history.sort(key=lambda row: row["step"])
     (path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
-    (path / "metrics.json").write_text(json.dumps({"protocol": protocol(3), "results": results}))
+    stages = [{"stage": stage, "steps": steps} for stage, steps in STAGES.items()]
+    metrics = {"machine": "an abacus", "protocol": protocol(3), "stages": stages, "results": results}
+    (path / "metrics.json").write_text(json.dumps(metrics))
     return path
 
 
@@ -238,6 +242,10 @@ def test_names_from_the_corpus_are_escaped(single):
     assert "$star$" in single.figures("maps")[0]
 
 
+def test_the_machine_stands_beside_the_throughput(single):
+    assert "static ran on an abacus." in single.text.split('<section id="throughput">')[1]
+
+
 def test_throughput_adds_up(single):
     rows = [row for row in single.rows if len(row) == 6][1:]
     assert rows == [[f"static, {stage}", "10.00", "25.00", "5.00", "40.00", "100"] for stage in ("IR", "LA")]
@@ -255,6 +263,19 @@ def test_two_runs_are_joined(double, runs):
     assert "features of the streams side by side" in double.text
 
 
+def test_a_summary_that_is_given_is_not_made_again(runs, double, tmp_path, monkeypatch):
+    summary = summarise(runs)
+    monkeypatch.setattr("pretrain.report.summarise", None)
+    assert write_report(runs, tmp_path / "report.html", summary).read_text() == double.text
+
+
+def test_joined_streams_are_tested_on_the_labels_of_both_splits(tmp_path):
+    write_corpus(tmp_path / "shapes", ["shape", "side", "trained"])
+    runs = [write_run(tmp_path / name, tmp_path / "shapes", ["shape", "side"]) for name in ("a", "b")]
+    joined = [row for row in summarise(runs)["results"] if row["stage"] == "joined"]
+    assert {row["label"] for row in joined} == {"shape", "side"}
+
+
 def test_a_moving_stream_shows_frames_side_by_side(double):
     pictures = decoded(double.images)
     assert {tuple(picture.shape) for picture in pictures[:36]} == {(3, 160, 160)}
@@ -263,10 +284,23 @@ def test_a_moving_stream_shows_frames_side_by_side(double):
 
 def test_videos_without_labels_have_neighbours_without_colour(tmp_path):
     write_corpus(tmp_path / "bare", [])
-    page = Page(write_report([write_run(tmp_path / "run", tmp_path / "bare", [])], tmp_path / "report.html"))
+    run = write_run(tmp_path / "run", tmp_path / "bare", [])
+    page = Page(write_report([run], tmp_path / "report.html"))
     assert page.sections == ["curves", "neighbours", "maps", "throughput", "settings"]
     assert {attributes["class"] for tag, attributes in page.tags if tag == "figure"} == {"thumb"}
     assert len(page.figures("maps")) == 1
+    assert last_stage(run) == "la"
+    for stage in ("random", "ir"):  # the page shows the trained network
+        (run / f"features-{stage}.safetensors").unlink()
+    assert write_report([run], tmp_path / "again.html").read_text() == page.text
+
+
+def test_the_last_stage_of_a_run_whose_metrics_name_no_stages(runs, tmp_path):
+    run = Path(shutil.copytree(runs[0], tmp_path / "run"))
+    metrics = json.loads((run / "metrics.json").read_text())
+    del metrics["stages"]
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert last_stage(run) == "la"
 
 
 @pytest.mark.parametrize(
@@ -291,7 +325,40 @@ def test_a_corpus_that_is_gone_leaves_numbers(runs, tmp_path):
     config.write_text(re.sub(r"path: .*", "path: gone", config.read_text()))
     page = Page(write_report([run], tmp_path / "report.html"))
     assert page.sections == ["results", "curves", "throughput", "settings"]
-    assert "corpus of run: " in page.text
+    assert "corpus of run: gone is not in the current folder" in page.text
+
+
+def test_a_relative_corpus_is_found_from_the_folder_it_was_named_in(runs, folder, tmp_path, monkeypatch):
+    run = Path(shutil.copytree(runs[0], tmp_path / "run"))
+    config = run / "config.yaml"
+    config.write_text(re.sub(r"path: .*", "path: shapes", config.read_text()))
+    monkeypatch.chdir(folder)
+    page = Page(write_report([run], tmp_path / "report.html"))
+    assert page.sections == ["results", "curves", "neighbours", "maps", "throughput", "settings"]
+
+
+def test_a_damaged_shard_costs_the_neighbours_alone(tmp_path):
+    write_corpus(tmp_path / "shapes", ["shape", "side"])
+    run = write_run(tmp_path / "run", tmp_path / "shapes", ["shape", "side"])
+    (tmp_path / "shapes" / "shard-000000.tar").write_bytes(b"")
+    page = Page(write_report([run], tmp_path / "report.html"))
+    assert page.sections == ["results", "curves", "maps", "throughput", "settings"]
+    assert "neighbours of run: " in page.text
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_demo_of_other_settings_is_to_be_deleted(tmp_path, monkeypatch):
+    def refuse(config):
+        raise VieError(f"{config.run} holds a run with other settings (seed): give another folder as run=FOLDER")
+
+    for name in ("write_moving_digits", "list_videos", "prepare"):
+        monkeypatch.setattr(f"pretrain.demo.{name}", lambda *_, **__: None)
+    monkeypatch.setattr("pretrain.demo.Trainer", refuse)
+    with pytest.raises(VieError) as error:
+        run_demo(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path / 'static'} holds a run with other settings (seed): delete {tmp_path} and start the demo again"
+    )
 
 
 def test_a_run_in_its_first_stage(runs, tmp_path):

@@ -3,13 +3,19 @@ import os
 import pickle
 import subprocess
 import sys
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
+from torchvision.transforms.v2 import functional as tv
 
-from vie import Encoder, Sampling, VieError, create_model, list_models, load, save_pretrained
+from vie import Encoder, Sampling, VieError, create_model, hub, list_models, load, save_pretrained
 from vie.hub import CARD_NAME, WEIGHTS_NAME
+from vie.models import Stream
+from vie.video.pixels import centre_boxes, crop_resize, normalise
 
 SAMPLING = Sampling(frames=4, stride=2, fps=25.0, size=28)
 
@@ -85,6 +91,90 @@ def test_wrong_frames(tmp_path, frames):
     saved(tmp_path)
     with pytest.raises(VieError, match=r"uint8 pixels of shape \(B, T, H, W, 3\)"):
         load(tmp_path)(frames)
+
+
+def cropped(frames: torch.Tensor) -> torch.Tensor:
+    boxes = centre_boxes(np.full(len(frames), frames.shape[2]), np.full(len(frames), frames.shape[3]), 28)
+    return normalise(crop_resize(frames, torch.from_numpy(boxes), 28))
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 30), (32, 32), (40, 50), (70, 38)])
+def test_frames_near_the_size_are_cropped_alone(height, width):
+    frames = pixels(height=height, width=width)
+    assert torch.equal(Encoder(create_model("vie_single_r18", width=4), SAMPLING).preprocess(frames), cropped(frames))
+
+
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (333, 200)])
+def test_large_frames_are_shrunk_as_those_of_a_corpus(height, width):
+    frames = pixels(2, 3, height, width)
+    frames[:, :, ::4] = 0
+    scale = 32 / min(height, width)
+    resized = [round(height * scale), round(width * scale)]
+    images = tv.resize(frames.permute(0, 1, 4, 2, 3), resized, antialias=True)
+    wanted = cropped(images.permute(0, 1, 3, 4, 2))
+    found = Encoder(create_model("vie_single_r18", width=4), SAMPLING).preprocess(frames)
+    assert found.shape == (2, 3, 3, 28, 28)
+    assert (found - wanted).abs().max() < 0.03  # one grey level, from rounding
+    assert (found - cropped(frames)).abs().mean() > 0.3
+
+
+def test_pooled_is_a_mean_in_float32():
+    torch.manual_seed(0)
+    model = create_model("vie_single_r18", width=4, embed_dim=8)
+    clip = torch.randn(8, 3, 1, 56, 56)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        tap = model.forward_features(clip)["conv5"]
+        pooled = model.pooled(clip)
+        embedding = model.embed(pooled)
+    assert (tap.dtype, pooled.dtype, embedding.dtype) == (torch.bfloat16, torch.float32, torch.float32)
+    assert not torch.equal(pooled, pooled.bfloat16().float())
+    torch.testing.assert_close(pooled, tap.double().mean(dim=(2, 3, 4)).float())
+    embedding[:, 0].sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+    for dtype in (torch.float64, torch.bfloat16):
+        assert model.to(dtype)(clip.to(dtype)).dtype == torch.float32
+    assert model.double().pooled(clip.double()).dtype == torch.float64
+
+
+def test_the_card_tells_the_preprocessing(tmp_path):
+    saved(tmp_path)
+    assert json.loads((tmp_path / CARD_NAME).read_text())["preprocessing"] == {
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "short_side_ratio": 8 / 7,
+        "crop": "centre",
+    }
+
+
+def test_a_model_that_could_not_be_loaded_is_not_saved(tmp_path):
+    class Mine(Stream):
+        pass
+
+    with pytest.raises(VieError, match="Mine could not be loaded again: make it by create_model"):
+        save_pretrained(Mine(4, 8), tmp_path / "encoder", SAMPLING)
+    assert not (tmp_path / "encoder").exists()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("I/O error\nfull")])
+def test_a_failed_save_leaves_the_encoder_before_it(tmp_path, monkeypatch, error):
+    before = saved(tmp_path, card={"note": "first"})
+
+    def fail(weights, path):
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(hub, "save_file", fail)
+    with pytest.raises(VieError, match=r"cannot be written to .*: free some space") as caught:
+        saved(tmp_path, "vie_resnet3d_r18")
+    assert "\n" not in str(caught.value)
+    assert sorted(os.listdir(tmp_path)) == [CARD_NAME, WEIGHTS_NAME]
+    assert torch.equal(load(tmp_path)(pixels()), before(pixels()))
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(VieError, match="cannot be written to"):
+        saved(tmp_path / "file" / "encoder")
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut header", "cut weights", "noise", "missing"])
@@ -178,6 +268,16 @@ def test_card_of_another_model(tmp_path):
 def test_missing_folder(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)
     assert_refused(Path(source) if source.startswith("/") else source, "is no folder")
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no\nnetwork"), ValueError("bad id"), RuntimeError()])
+def test_a_hub_that_does_not_answer(tmp_path, monkeypatch, error):
+    def snapshot_download(*_, **__):
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download))
+    assert_refused("runs/typo", "runs/typo is no folder", "check the path or the hub id")
 
 
 def test_import_is_light():

@@ -47,12 +47,13 @@ class Stream(nn.Module):
         raise NotImplementedError
 
     def pooled(self, clip: Tensor) -> Tensor:
-        """The last tap averaged over time and space: (B, num_features)."""
-        return self.forward_features(clip)["conv5"].mean(dim=(2, 3, 4))
+        """The last tap averaged over time and space, in float32 at least: (B, num_features)."""
+        tap = self.forward_features(clip)["conv5"]
+        return tap.mean(dim=(2, 3, 4), dtype=torch.promote_types(tap.dtype, torch.float32))
 
     def embed(self, pooled: Tensor) -> Tensor:
         """Projects pooled features (B, num_features) to unit vectors (B, embed_dim) in float32."""
-        projected = self.head(pooled)
+        projected = self.head(pooled.to(self.head.weight.dtype))
         with torch.autocast(projected.device.type, enabled=False):
             return F.normalize(projected.float(), dim=1)
 

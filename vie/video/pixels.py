@@ -12,8 +12,16 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """ImageNet's channel statistics, for pixels in [0, 1] (VIE's input)."""
 
+SHORT_SIDE_RATIO = 8 / 7
+"""Short side of a test picture to the crop of it: 256 for 224, 128 for 112."""
+
 Boxes = npt.NDArray[np.float32]
 """(B, 4) top, left, height and width of a crop, in pixels of the source picture."""
+
+
+def short_side_for(size: int) -> int:
+    """Short side that test pictures are resized to before a crop of this size."""
+    return round(size * SHORT_SIDE_RATIO)
 
 
 def crop_boxes(
@@ -41,7 +49,7 @@ def crop_boxes(
 
 def centre_boxes(height: npt.NDArray[np.int64], width: npt.NDArray[np.int64], size: int) -> Boxes:
     """VIE's test crop: short side 8/7 of the size (256 for 224, 128 for 112), then the square in the middle."""
-    short_side = np.full(len(height), round(size * 8 / 7))
+    short_side = np.full(len(height), short_side_for(size))
     return crop_boxes(height, width, short_side, size, np.full((len(height), 2), 0.5 - 1e-9))
 
 
@@ -66,6 +74,16 @@ def crop_resize(frames: Tensor, boxes: Tensor, size: int, flip: Tensor | None = 
     grid = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=-1)
     resized = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return resized.unflatten(1, (length, 3)).transpose(1, 2)
+
+
+def shrink(frames: Tensor, short_side: int) -> Tensor:
+    """Resizes frames with antialiasing, as a corpus is prepared: (B, T, H, W, 3) uint8 to (B, T, H', W', 3) uint8."""
+    height, width = frames.shape[2:4]
+    scale = short_side / min(height, width)
+    resized = [round(height * scale), round(width * scale)]
+    images = frames.flatten(0, 1).permute(0, 3, 1, 2).float()
+    images = F.interpolate(images, resized, mode="bilinear", antialias=True)
+    return images.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).unflatten(0, frames.shape[:2])
 
 
 def normalise(clip: Tensor) -> Tensor:
