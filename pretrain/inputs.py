@@ -1,6 +1,7 @@
 """What a corpus is made of: the video files, their splits and their labels, from whichever listing the user has."""
 
 import csv
+import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -47,7 +48,7 @@ def list_videos(
         source: One of
 
             - a folder ``{train,val,test}/{class}/*``, or ``{class}/*``: one label column, ``label``;
-            - any other folder: every video below it, without labels;
+            - any other folder: every video below it, without labels; links are followed, to each folder once;
             - Kinetics' CSV (``label,youtube_id,time_start,time_end,split``), whose files
               ``{youtube_id}_{start:06d}_{end:06d}.mp4`` lie anywhere below ``root``; absent files stay in the list;
             - a CSV with a column ``path``, if wanted ``split``, and label columns;
@@ -61,12 +62,13 @@ def list_videos(
         Videos in the order of the source; a folder is sorted by name.
 
     Raises:
-        VieError: The source is missing, empty or malformed, names a file twice, or has no such label column.
+        VieError: The source is missing, unreadable, empty or malformed, names a file twice or not in UTF-8, or has no
+            such label column.
     """
     source = Path(source)
     if not 0 <= val_fraction < 1:
         raise VieError(f"val_fraction {val_fraction} is out of range: give a share in [0, 1)")
-    if not source.exists():
+    if not os.path.exists(source):  # unlike Path.exists, this also takes a locked folder
         raise VieError(f"{source}: no such file or folder: give a folder of videos, a .csv or a .txt list")
     base = Path(root) if root is not None else (source if source.is_dir() else source.parent)
     if not base.is_dir():
@@ -81,7 +83,7 @@ def list_videos(
         raise VieError(f"{source}: not a listing of videos: give a folder, a .csv or a .txt list")
     if not videos:
         raise VieError(f"{source}: no video in it: known formats are {' '.join(VIDEO_EXTENSIONS)}")
-    _check_unique(source, videos)
+    _check_names(source, videos)
     kept = _select(source, columns, labels)
     return [
         replace(
@@ -113,12 +115,11 @@ def _from_folder(root: Path) -> tuple[list[str], list[Video]]:
 
 
 def _from_csv(source: Path, base: Path) -> tuple[list[str], list[Video]]:
-    with source.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        try:
-            rows = [{key: (value or "").strip() for key, value in row.items() if key} for row in reader]
-        except (csv.Error, UnicodeDecodeError, AttributeError) as error:
-            raise VieError(f"{source}: not a readable CSV ({error}): save it as comma-separated UTF-8") from error
+    reader = csv.DictReader(io.StringIO(_read_text(source), newline=""), skipinitialspace=True)
+    try:
+        rows = [{key: (value or "").strip() for key, value in row.items() if key} for row in reader]
+    except (csv.Error, AttributeError) as error:
+        raise VieError(f"{source}: not a readable CSV ({error}): save it as comma-separated UTF-8") from error
     columns = [column for column in reader.fieldnames or [] if column]
     if all(column in columns for column in KINETICS_COLUMNS):
         return [LABEL] if LABEL in columns else [], _from_kinetics(source, rows, base)
@@ -143,7 +144,7 @@ def _from_kinetics(source: Path, rows: list[dict[str, str]], base: Path) -> list
     for number, row in enumerate(rows, start=2):
         try:
             start, end = (int(float(row[column])) for column in ("time_start", "time_end"))
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise VieError(f"{source}: line {number} has no valid times ({error}): mend or delete the line") from error
         stem = f"{row['youtube_id']}_{start:06d}_{end:06d}"
         name = found.get(stem, stem + ".mp4")
@@ -153,8 +154,17 @@ def _from_kinetics(source: Path, rows: list[dict[str, str]], base: Path) -> list
 
 
 def _from_list(source: Path, base: Path) -> tuple[list[str], list[Video]]:
-    lines = (line.strip() for line in source.read_text(encoding="utf-8-sig").splitlines())
+    lines = (line.strip() for line in _read_text(source).splitlines())
     return [], [_listed(line, base, "", {}) for line in lines if line]
+
+
+def _read_text(source: Path) -> str:
+    try:
+        return source.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise VieError(f"{source}: not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from error
+    except OSError as error:
+        raise VieError(f"{source}: cannot be read ({error.strerror}): check the file and its permissions") from error
 
 
 def _listed(given: str, base: Path, split: str, labels: dict[str, str]) -> Video:
@@ -164,9 +174,15 @@ def _listed(given: str, base: Path, split: str, labels: dict[str, str]) -> Video
 
 
 def _walk(root: Path) -> Iterable[str]:
-    """Relative paths, with forward slashes, of all videos below a folder."""
+    """Relative paths, with forward slashes, of all videos below a folder; a folder reached twice is listed once."""
+    visited: set[tuple[int, int]] = set()
     for folder, inner, files in os.walk(root, followlinks=True):
-        inner[:] = [name for name in inner if not name.startswith(".") and name != "__MACOSX"]
+        state = os.stat(folder)
+        if (state.st_dev, state.st_ino) in visited:
+            inner.clear()
+            continue
+        visited.add((state.st_dev, state.st_ino))
+        inner[:] = sorted(name for name in inner if not name.startswith(".") and name != "__MACOSX")
         for name in files:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS:
                 yield (Path(folder) / name).relative_to(root).as_posix()
@@ -206,9 +222,13 @@ def _select(source: Path, columns: list[str], labels: Sequence[str] | None) -> l
     return wanted
 
 
-def _check_unique(source: Path, videos: list[Video]) -> None:
+def _check_names(source: Path, videos: list[Video]) -> None:
     seen: set[str] = set()
     for video in videos:
+        try:
+            f"{video.path}{video.name}{video.labels}".encode()
+        except UnicodeEncodeError as error:
+            raise VieError(f"{str(source)!a}: file name {video.name!a} is not UTF-8: rename the file") from error
         if video.name in seen:
             raise VieError(f"{source}: {video.name} is listed twice: keep one line for each video")
         seen.add(video.name)

@@ -20,13 +20,16 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pretrain.inputs import Video
-from pretrain.shard_writer import ShardWriter, SourceKey, Stored, read_finished, source_key, write_atomically
+from pretrain.shard_writer import ShardWriter, SourceKey, Stored, read_finished, source_key
 from pretrain.worker_pool import Job, transcode_all
 from vie.errors import VieError
+from vie.files import write_text_atomically
 from vie.video.shards import INDEX_NAME, LABEL_PREFIX, write_index
 from vie.video.source import Decoder, require_decoder
 
 FORMAT = "mjpeg-1"
+DATASET_NAME = "dataset.json"
+LOCK_NAME = ".lock"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FAILED_NAME = "failed.csv"
 FAILED_COLUMNS = ("name", "reason", "size", "mtime_ns", "decoder", "timeout")
@@ -96,7 +99,8 @@ def prepare(
     The folder then holds ``shard-*.tar`` (WebDataset), a ``.parquet`` table for each, ``index.parquet`` over all listed
     videos in their order, ``failed.csv`` and ``dataset.json``. A stored video is kept as long as its file's size and
     time of change stay the same; a failed one is tried again when these, the decoder or the time limit change, or when
-    ``failed.csv`` is deleted.
+    ``failed.csv`` is deleted. The first file written is ``dataset.json``, which tells the folder from any other: one
+    that has other files but not this one is left alone.
 
     Args:
         videos: From ``list_videos``. Splits and labels are taken afresh by every run.
@@ -105,8 +109,8 @@ def prepare(
         progress: Shows a progress bar.
 
     Raises:
-        VieError: There is no video to prepare, none can be decoded, the folder holds a corpus with other settings,
-            another run is at work in it, or the disk is full.
+        VieError: There is no video to prepare, none can be decoded, the folder holds other files or a corpus with other
+            settings, another run is at work in it, or the disk is full.
     """
     began = time.monotonic()
     config = config or PrepareConfig()
@@ -117,6 +121,8 @@ def prepare(
     settings = {"format": FORMAT, "short_side": config.short_side, "quality": config.quality}
     with _disk_errors(folder), _sole_run(folder):
         stored = read_finished(folder, settings)
+        if _marked_settings(folder) != settings:
+            write_text_atomically(folder / DATASET_NAME, json.dumps({"settings": settings}, indent=2) + "\n")
         known_failures = _read_failures(folder / FAILED_NAME)
         keys = [source_key(video) for video in videos]
         failures = {
@@ -149,7 +155,7 @@ def _store(
     progress: bool,
 ) -> int:
     """Transcodes and stores videos; adds to ``stored`` and ``failures``, and returns how many were stored."""
-    workers = config.workers or len(os.sched_getaffinity(0))
+    workers = config.workers or _processors()
     job = Job(config.short_side, config.quality, config.decoder, config.timeout, workers)
 
     def keep_failures() -> None:
@@ -203,8 +209,7 @@ def _write_corpus(
             package: _version(package) for package in ("vie", "torch", "torchvision", "decord2", "torchcodec")
         },
     }
-    text = json.dumps(description, indent=2) + "\n"
-    write_atomically(folder / "dataset.json", lambda file: file.write(text.encode()))
+    write_text_atomically(folder / DATASET_NAME, json.dumps(description, indent=2) + "\n")
 
 
 def _still_valid(failure: _Failure, config: PrepareConfig) -> bool:
@@ -214,15 +219,15 @@ def _still_valid(failure: _Failure, config: PrepareConfig) -> bool:
 def _read_failures(path: Path) -> dict[SourceKey, _Failure]:
     if not path.exists():
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
     try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
         keys = [SourceKey(row["name"], int(row["size"]), int(row["mtime_ns"])) for row in rows]
         return {
             key: _Failure(key, row["reason"], row["decoder"], float(row["timeout"]))
             for key, row in zip(keys, rows, strict=True)
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise VieError(f"{path}: damaged ({error!r}): delete it and run again") from error
 
 
@@ -233,7 +238,7 @@ def _write_failures(path: Path, failures: Iterable[_Failure]) -> None:
     for failure in failures:
         key = failure.key
         writer.writerow([key.name, failure.reason, key.size, key.mtime_ns, failure.decoder, failure.timeout])
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    write_text_atomically(path, text.getvalue())
 
 
 @contextmanager
@@ -250,14 +255,41 @@ def _disk_errors(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _sole_run(folder: Path) -> Iterator[None]:
-    """Holds the folder for this run; the system lets go of it however the run ends."""
+    """Holds the folder for this run; the system lets go of it however the run ends.
+
+    Raises:
+        VieError: The folder holds something other than a prepared corpus, or another run is at work in it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    # A run that was stopped at once, or starts at this moment, may have left these two and no more.
+    foreign = {path.name for path in folder.iterdir()} - {LOCK_NAME, DATASET_NAME + ".partial"}
+    if foreign and _marked_settings(folder) is None:
+        raise VieError(
+            f"{folder}: holds files ({min(foreign)!a}) but no prepared corpus ({DATASET_NAME} is missing or not ours): "
+            "choose another folder or an empty one"
+        )
+    with (folder / LOCK_NAME).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise VieError(f"{folder}: another run is preparing this corpus: wait for it, or stop it") from error
         yield
+
+
+def _marked_settings(folder: Path) -> dict[str, object] | None:
+    """The settings that a prepared corpus was begun with; none where the folder is not one."""
+    try:
+        settings: dict[str, object] = json.loads((folder / DATASET_NAME).read_bytes())["settings"]
+        return settings if str(settings["format"]).startswith("mjpeg-") else None
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _processors() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _version(package: str) -> str | None:

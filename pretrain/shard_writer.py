@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,9 +20,12 @@ import webdataset as wds
 from pretrain.inputs import Video
 from pretrain.transcode import Transcoded
 from vie.errors import VieError
+from vie.files import write_atomically
 from vie.video.shards import INDEX_FIELDS
 
 PARTIAL = ".partial"
+SHARD = re.compile(r"shard-(\d{6,})\.tar")
+LEFTOVER = re.compile(r"(shard-\d{6,}\.(tar|parquet)|index\.parquet|failed\.csv|dataset\.json)\.partial")
 SETTINGS_KEY = b"vie.settings"
 SHARD_FIELDS = [
     *(column for column in INDEX_FIELDS if column.name != "split"),  # splits and labels belong to the listing
@@ -54,37 +58,25 @@ def source_key(video: Video) -> SourceKey:
     """Looks up the state of a video's file."""
     try:
         state = video.path.stat()
-    except OSError:
+    except (OSError, ValueError):  # the latter for a name that no file can have
         return SourceKey(video.name, -1, -1)
     return SourceKey(video.name, state.st_size, state.st_mtime_ns)
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Writes a file under another name and renames it; a failure leaves nothing behind."""
-    partial = path.with_name(path.name + PARTIAL)
-    try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def read_finished(folder: Path, settings: Mapping[str, object]) -> dict[SourceKey, Stored]:
-    """Collects the videos of all finished shards, and removes what an interrupted run left behind.
+    """Collects the videos of all finished shards, then removes what an interrupted run left behind.
+
+    The folder must be a prepared corpus: what is named like a shard is taken for one.
 
     Raises:
         VieError: The shards were written with other settings, or a table is damaged.
     """
-    for leftover in folder.glob("*" + PARTIAL):
-        leftover.unlink()
+    leftovers = [path for path in folder.iterdir() if LEFTOVER.fullmatch(path.name)]
     finished: dict[SourceKey, Stored] = {}
-    for tar in sorted(folder.glob("shard-*.tar")):
+    for tar in _tars(folder):
         table_path = tar.with_suffix(".parquet")
         if not table_path.exists():
-            tar.unlink()  # the run was stopped between the two files
+            leftovers.append(tar)  # the run was stopped between the two files
             continue
         try:
             table = pq.read_table(table_path)
@@ -97,6 +89,8 @@ def read_finished(folder: Path, settings: Mapping[str, object]) -> dict[SourceKe
                 "ask for the same settings or choose another folder"
             )
         finished.update(_entries(table))
+    for leftover in leftovers:
+        leftover.unlink()
     return finished
 
 
@@ -108,7 +102,7 @@ class ShardWriter:
     ) -> None:
         """Starts after the last shard in ``folder``; ``on_finish`` is called when a shard is in its place."""
         self._folder, self._size, self._settings, self._on_finish = folder, videos_per_shard, settings, on_finish
-        numbers = [int(tar.stem.removeprefix("shard-")) for tar in folder.glob("shard-*.tar")]
+        numbers = [int(tar.stem.removeprefix("shard-")) for tar in _tars(folder)]
         self._number = max(numbers, default=-1) + 1
         self._rows: list[dict[str, Any]] = []
         self._file: IO[bytes] | None = None
@@ -175,7 +169,7 @@ class ShardWriter:
         table = pa.Table.from_pylist(self._rows, schema=schema)
         os.replace(self._partial, self._path)
         # The table comes last: it is what declares the shard finished.
-        write_atomically(self._path.with_suffix(".parquet"), lambda file: pq.write_table(table, file))
+        write_atomically(self._path.with_suffix(".parquet"), lambda partial: pq.write_table(table, partial))
         self.finished.update(_entries(table))
         self._file, self._tar, self._rows = None, None, []
         self._number += 1
@@ -198,6 +192,10 @@ class ShardWriter:
     @property
     def _partial(self) -> Path:
         return self._path.with_name(self._path.name + PARTIAL)
+
+
+def _tars(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if SHARD.fullmatch(path.name))
 
 
 def _entries(table: pa.Table) -> dict[SourceKey, Stored]:

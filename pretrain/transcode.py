@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
@@ -52,7 +52,7 @@ def transcode(
         min_frames: A video with fewer frames is refused.
 
     Raises:
-        VieError: The file is missing, empty, no video, damaged, truncated or too short.
+        VieError: The file is missing, empty, no video, damaged, truncated or too short, or tells no frame rate.
     """
     announced = announced_frames(path)
     try:
@@ -64,7 +64,7 @@ def transcode(
         raise VieError(f"{path}: truncated or damaged: {count} of {announced} frames can be decoded")
     if count < min_frames:
         raise VieError(f"{path}: too short: {count} frames, at least {min_frames} are needed")
-    return result
+    return result if _is_rate(result.fps) else replace(result, fps=_guessed_rate(path))
 
 
 def shrink(frames: Tensor, short_side: int) -> Tensor:
@@ -112,6 +112,19 @@ def announced_frames(path: Path) -> int:
     except av.FFmpegError as error:
         cause = error.strerror or type(error).__name__
         raise VieError(f"{path}: not a video file, or cut before its header ({cause})") from error
+
+
+def _is_rate(fps: float) -> bool:
+    return math.isfinite(fps) and fps > 0
+
+
+def _guessed_rate(path: Path) -> float:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
+            if rate and _is_rate(float(rate)):
+                return float(rate)
+    raise VieError(f"{path}: tells no frame rate")
 
 
 def _announced_by_time(container: "av.container.InputContainer", stream: "av.VideoStream") -> int:

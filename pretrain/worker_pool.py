@@ -1,11 +1,12 @@
 """Transcoding in worker processes that may hang or crash without harm to the rest."""
 
-import itertools
 import multiprocessing
 import os
+import queue
 import signal
 from collections import deque
 from collections.abc import Generator, Sequence
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
@@ -17,7 +18,8 @@ from vie.errors import VieError
 from vie.video.source import Decoder
 
 STARTS = 3  # attempts to start the workers
-IN_FLIGHT = 4  # videos handed out for each worker: their results wait in memory until it is their turn
+IN_FLIGHT = 4  # unfinished videos handed out for each worker
+HELD_BYTES = 2**30  # finished results that wait for an earlier video; beyond them nothing new is handed out
 
 
 @dataclass(frozen=True)
@@ -77,21 +79,41 @@ def _run(videos: Sequence[Video], job: Job) -> Generator[Transcoded | str, None,
     pool = ProcessPool(min(job.workers, len(videos)), initializer=start_worker, context=_context())
     waiting = iter(videos)
     in_flight: deque[tuple[Video, ProcessFuture[Transcoded]]] = deque()
+    finished: queue.SimpleQueue[Future[Transcoded]] = queue.SimpleQueue()
+    held: dict[Future[Transcoded], int] = {}  # bytes of each finished result that waits for its turn
+    held_bytes = 0
     try:
         try:
             pool.schedule(os.getpid).result()
         except BrokenProcessPool as error:
             raise _StartError from error
         while True:
-            for video in itertools.islice(waiting, IN_FLIGHT * job.workers - len(in_flight)):
-                arguments = (video.path, job.short_side, job.quality, job.decoder)
-                in_flight.append((video, pool.schedule(transcode, arguments, timeout=job.timeout)))
+            while len(in_flight) - len(held) < IN_FLIGHT * job.workers and held_bytes < HELD_BYTES:
+                if (video := next(waiting, None)) is None:
+                    break
+                in_flight.append((video, _schedule(pool, video, job)))
+                in_flight[-1][1].add_done_callback(finished.put)
             if not in_flight:
                 return
-            yield _outcome(*in_flight.popleft(), job)
+            if in_flight[0][1] not in held or not finished.empty():
+                latest = finished.get()
+                held[latest] = 0 if latest.exception() else len(latest.result().stream)
+                held_bytes += held[latest]
+                continue
+            video, future = in_flight.popleft()
+            held_bytes -= held.pop(future)
+            yield _outcome(video, future, job)
     finally:
         pool.stop()
         pool.join()
+
+
+def _schedule(pool: ProcessPool, video: Video, job: Job) -> ProcessFuture[Transcoded]:
+    arguments = (video.path, job.short_side, job.quality, job.decoder)
+    try:
+        return pool.schedule(transcode, arguments, timeout=job.timeout)
+    except RuntimeError as error:  # a pool that broke meanwhile
+        raise BrokenProcessPool from error
 
 
 def _outcome(video: Video, future: ProcessFuture[Transcoded], job: Job) -> Transcoded | str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vie.errors import VieError
@@ -17,9 +17,7 @@ from vie.files import write_atomically, write_text_atomically
 from vie.models import Stream, create_model
 from vie.video.clips import Sampling
 from vie.video.pixels import MEAN, SHORT_SIDE_RATIO, STD, centre_boxes, crop_resize, normalise, short_side_for, shrink
-
-WEIGHTS_NAME = "model.safetensors"
-CARD_NAME = "card.json"
+from vie.weights import CARD_NAME, WEIGHTS_NAME, find_encoder, one_line
 
 SHRINK_FROM = 1.25
 """Frames that exceed the model's short side by this factor are shrunk with antialiasing before they are cropped."""
@@ -105,7 +103,7 @@ def save_pretrained(
         write_text_atomically(folder / CARD_NAME, text)
     except (OSError, SafetensorError) as error:
         raise VieError(
-            f"the encoder cannot be written to {folder} ({_one_line(error)}): free some space or give another folder"
+            f"the encoder cannot be written to {folder} ({one_line(error)}): free some space or give another folder"
         ) from error
 
 
@@ -119,7 +117,7 @@ def load(source: str | os.PathLike[str]) -> Encoder:
     Raises:
         VieError: There is no such folder, or its files are damaged.
     """
-    folder = _find(source)
+    folder = find_encoder(source)
     card = _read_card(folder)
     try:
         described = card["model"]
@@ -128,39 +126,6 @@ def load(source: str | os.PathLike[str]) -> Encoder:
     except (KeyError, TypeError) as error:
         raise VieError(f"{folder / CARD_NAME} does not describe a model ({error!r}): save the encoder again") from error
     return Encoder(model, sampling, card).eval()
-
-
-def load_weights(model: Stream, source: str | os.PathLike[str]) -> None:
-    """Copies the weights of a saved encoder into a network of the same shape; raises ``VieError`` if it differs."""
-    path = _find(source) / WEIGHTS_NAME
-    try:
-        model.load_state_dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise VieError(f"{path} cannot be read ({error}): copy or save the encoder again") from error
-    except RuntimeError as error:
-        raise VieError(f"{path} does not fit {model.model_name} {model.arguments}: {_one_line(error)}") from error
-
-
-def _find(source: str | os.PathLike[str]) -> Path:
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
-    if str(source).count("/") != 1 or str(source).startswith((".", "/")):
-        raise VieError(f"{source} is no folder: give the folder of a saved encoder, or a hub id such as name/encoder")
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise VieError(f"{source} is no folder, and hub ids need huggingface_hub: pip install 'vie[hub]'") from error
-    try:
-        return Path(snapshot_download(str(source), allow_patterns=[WEIGHTS_NAME, CARD_NAME]))
-    except Exception as error:  # the hub's client raises errors of many libraries
-        raise VieError(
-            f"{source} is no folder, and the hub does not give it ({_one_line(error)}): check the path or the hub id"
-        ) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _read_card(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import csv
 import json
 import math
 import os
-import shutil
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from vie.errors import VieError
 
@@ -44,7 +45,7 @@ TURNS = (0.75, 1.25)  # orbits and bounces in a video
 
 def write_moving_digits(
     out: str | os.PathLike[str],
-    size: int = 32,
+    size: int = 40,
     frames: int = 16,
     fps: int = 25,
     videos_per_digit: int = 1,
@@ -62,33 +63,38 @@ def write_moving_digits(
         frames: Frames of each video.
         fps: Frames per second.
         videos_per_digit: Videos of each of the 1,797 digits; up to 8 of them differ in motion.
-        seed: The same seed gives the same files, byte for byte.
+        seed: Not negative; the same seed gives the same files, byte for byte.
         workers: Encoding threads; as many as there are processors where left out.
 
     Returns:
         The listing, ``videos.csv``, with the columns path, digit, motion and split.
 
     Raises:
-        VieError: The folder holds something else, or a setting is out of range.
+        VieError: The folder holds something else or cannot be written, or a setting is out of range.
     """
-    if size < 8 or size % 2 or frames < 2 or fps < 1 or videos_per_digit < 1:
-        raise VieError(
-            f"size={size}, frames={frames}, fps={fps}, videos_per_digit={videos_per_digit} is out of range: "
-            "the size is even and at least 8, frames at least 2, the others at least 1"
-        )
-    folder = Path(out)
     settings = {"size": size, "frames": frames, "fps": fps, "videos_per_digit": videos_per_digit, "seed": seed}
+    if size < 8 or size % 2 or frames < 2 or fps < 1 or videos_per_digit < 1 or seed < 0:
+        given = ", ".join(f"{name}={value}" for name, value in settings.items())
+        raise VieError(
+            f"{given} is out of range: the size is even and at least 8, frames at least 2, the seed not negative, "
+            "the others at least 1"
+        )
+    if workers is not None and workers < 1:
+        raise VieError(f"workers={workers} is out of range: give at least 1, or none for one per processor")
+    folder = Path(out)
     if _is_complete(folder, settings):
         return folder / LISTING_NAME
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    place = Path(os.path.abspath(folder))
     try:
-        _write(partial, size, frames, fps, videos_per_digit, seed, workers)
-        (partial / SETTINGS_NAME).write_text(json.dumps(settings) + "\n")
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as temporary:
+            partial = Path(temporary) / "corpus"  # a folder within, as the temporary one is closed to other users
+            partial.mkdir()
+            _write(partial, size, frames, fps, videos_per_digit, seed, workers)
+            (partial / SETTINGS_NAME).write_text(json.dumps(settings) + "\n")
+            partial.rename(place)
+    except (OSError, av.FFmpegError) as error:
+        raise VieError(f"{folder}: cannot be written ({error.strerror or error}): choose another folder") from error
     return folder / LISTING_NAME
 
 
@@ -184,12 +190,16 @@ def _write(
     names = [f"{digits[image]}/{image:04d}_{i:06d}.mp4" for i, (image, _, _) in enumerate(plan)]
     for digit in range(10):
         (folder / str(digit)).mkdir()
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:  # the encoder lets go of the interpreter
+    with (
+        ThreadPoolExecutor(workers or os.cpu_count()) as pool,  # the encoder lets go of the interpreter
+        tqdm(total=len(plan), desc="moving digits", unit="video", disable=None) as bar,  # on a terminal only
+    ):
         for start in range(0, len(plan), 64):
             chosen = [image for image, _, _ in plan[start : start + 64]]
             videos = render(glyphs[chosen], paths[start : start + 64], size).numpy()
             targets = [folder / name for name in names[start : start + 64]]
             list(pool.map(_encode, targets, videos, [fps] * len(targets)))
+            bar.update(len(targets))
     with (folder / LISTING_NAME).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("path", "digit", "motion", "split"))
@@ -212,9 +222,9 @@ def _encode(path: Path, video: npt.NDArray[np.uint8], fps: int) -> None:
 
 def _is_complete(folder: Path, settings: dict[str, int]) -> bool:
     """Whether the folder holds this corpus; raises ``VieError`` if it holds anything else."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
     try:
+        if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
+            return False
         found = json.loads((folder / SETTINGS_NAME).read_text())
     except (OSError, ValueError) as error:
         raise VieError(f"{folder}: holds something other than moving digits: choose another folder") from error

@@ -1,4 +1,5 @@
 import csv
+import os
 
 import pytest
 
@@ -170,6 +171,34 @@ def test_bad_sources_say_what_is_wrong(tmp_path, make, message):
         list_videos(source)
     assert str(source) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["l.csv", "l.txt"])
+def test_a_listing_that_cannot_be_read_is_named(tmp_path, name):
+    (tmp_path / name).write_bytes("path\ngrün.mp4\n".encode("latin-1"))
+    with pytest.raises(VieError, match=rf"{name}: not UTF-8 .*byte 7") as caught:
+        list_videos(tmp_path / name)
+    assert "\n" not in str(caught.value)
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/proc/self/mem")  # its first page cannot be read, not even by root
+    with pytest.raises(VieError, match=rf"{name}: cannot be read") as caught:
+        list_videos(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_name_that_is_not_utf8_is_named(tmp_path):
+    touch(tmp_path, "a.mp4", os.fsdecode(b"b\xff.mp4"))
+    with pytest.raises(VieError, match=r"b\\udcff\.mp4.*not UTF-8") as caught:
+        list_videos(tmp_path)
+    str(caught.value).encode()
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    touch(tmp_path, "corpus/golf/a.mp4", "elsewhere/b.mp4")
+    (tmp_path / "corpus/ski").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "corpus/golf/up").symlink_to(tmp_path / "corpus")
+    (tmp_path / "elsewhere/self").symlink_to(tmp_path / "elsewhere")
+    assert [video.name for video in list_videos(tmp_path / "corpus")] == ["golf/a.mp4", "ski/b.mp4"]
 
 
 def test_a_missing_root_is_named(tmp_path):

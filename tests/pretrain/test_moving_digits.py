@@ -53,7 +53,7 @@ def test_files_are_plain_h264(corpus, rows):
     with av.open(str(corpus.parent / rows[0]["path"])) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
-        assert (stream.width, stream.height, stream.frames, stream.average_rate) == (32, 32, 16, 25)
+        assert (stream.width, stream.height, stream.frames, stream.average_rate) == (40, 40, 16, 25)
 
 
 def track(video):
@@ -136,8 +136,27 @@ def test_a_complete_corpus_is_kept_and_anything_else_is_refused(corpus, tmp_path
     with pytest.raises(VieError, match="something other"):
         write_moving_digits(tmp_path / "mine")
     assert (tmp_path / "mine/thesis.txt").exists()
-    with pytest.raises(VieError, match="out of range"):
-        write_moving_digits(tmp_path / "odd", size=31)
+    for wrong in ({"size": 31}, {"seed": -1}, {"workers": 0}):
+        with pytest.raises(VieError, match="out of range"):
+            write_moving_digits(tmp_path / "odd", **wrong)
+    assert not (tmp_path / "odd").exists()
+
+
+def test_an_unwritable_place_is_an_error_of_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(VieError, match="cannot be written") as caught:
+        write_moving_digits(tmp_path / "file/below/digits")
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_beside_the_corpus_are_left_alone(tmp_path):
+    (tmp_path / "d.partial").mkdir()
+    (tmp_path / "d.partial/thesis.txt").touch()
+    (tmp_path / "d").mkdir()
+    write_moving_digits(tmp_path / "d", size=16, frames=2)
+    assert (tmp_path / "d.partial/thesis.txt").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "d.partial"]
+    assert (tmp_path / "d").stat().st_mode == (tmp_path / "d.partial").stat().st_mode
 
 
 def test_rendering_is_smooth_below_a_pixel():

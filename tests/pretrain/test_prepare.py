@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pretrain import worker_pool
 from pretrain.inputs import Video, list_videos
 from pretrain.prepare import PrepareConfig, prepare
 from pretrain.transcode import shrink, transcode
@@ -161,6 +162,8 @@ import decord
 class Treacherous(decord.VideoReader):
     def __init__(self, path, **options):
         name = os.path.basename(path)
+        with open(os.path.join(os.path.dirname(__file__), "opened"), "a") as log:
+            print(name, file=log)
         if "hang" in name:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # as deaf as a loop in C
             while True:
@@ -188,6 +191,22 @@ def test_hanging_and_crashing_decoders_do_not_stop_the_run(copy_of_ten, tmp_path
     assert "crashed (SIGSEGV)" in report.failed["a/4 crash.mp4"]
     assert "crashed (exit status 7)" in report.failed["b/exit.mp4"]
     assert Shards(tmp_path / "out").names == [v.name for v in list_videos(copy_of_ten) if v.name not in report.failed]
+
+
+@pytest.mark.parametrize("held_bytes", [2**30, 1])
+def test_the_others_go_on_while_one_decoder_hangs(tmp_path, monkeypatch, held_bytes):
+    (tmp_path / "fake/decord").mkdir(parents=True)
+    (tmp_path / "fake/decord/__init__.py").write_text(TREACHEROUS)
+    monkeypatch.syspath_prepend(tmp_path / "fake")
+    monkeypatch.setattr(worker_pool, "HELD_BYTES", held_bytes)
+    first = write_video(tmp_path / "in/00 hang.mp4", frames=5)
+    for i in range(1, 30):
+        shutil.copy(first, tmp_path / f"in/{i:02d}.mp4")
+    results = worker_pool.transcode_all(list_videos(tmp_path / "in"), worker_pool.Job(64, 90, "decord", 4, 2))
+    assert "no result" in next(results)
+    opened = len((tmp_path / "fake/decord/opened").read_text().splitlines())
+    assert opened == 30 if held_bytes > 1 else opened <= 2 * worker_pool.IN_FLIGHT + 1
+    assert [len(result.frame_bytes) for result in results] == [5] * 29
 
 
 def test_a_second_run_does_only_what_is_missing(copy_of_ten, tmp_path):
@@ -313,8 +332,51 @@ def test_a_full_disk_stops_the_run_cleanly(ten, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     gc.collect()  # what is left of the tar would complain here
     assert str(tmp_path) in str(caught.value)
-    assert not [path.name for path in tmp_path.iterdir() if path.name != ".lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "dataset.json"]
     assert run(ten, tmp_path).prepared == 10
+
+
+@pytest.mark.parametrize("marker", [None, "{}", '{"settings": {"format": "png"}}', "[1]", "no JSON"])
+def test_a_folder_with_other_files_is_left_alone(ten, tmp_path, marker):
+    for name in ("shard-000000.tar", "x.partial", "thesis.txt"):
+        (tmp_path / name).write_text("mine")
+    if marker is not None:
+        (tmp_path / "dataset.json").write_text(marker)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(VieError, match="choose another folder") as caught:
+        run(ten, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_other_files_within_a_corpus_are_kept(ten, tmp_path):
+    run(ten, tmp_path, shard_videos=4)
+    ours = ["shard-000007.tar", "shard-000003.tar.partial", "shard-000002.parquet.partial", "index.parquet.partial"]
+    others = ["x.partial", "shard-extra.tar", "shard-1.tar", "notes.txt"]
+    for name in ours + others:
+        (tmp_path / name).write_text("half")
+    with pytest.raises(VieError, match="choose another folder"):
+        run(ten, tmp_path, short_side=48)
+    assert all((tmp_path / name).exists() for name in ours)
+    assert run(ten, tmp_path, shard_videos=4).skipped == 10
+    assert not any((tmp_path / name).exists() for name in ours)
+    assert all((tmp_path / name).exists() for name in others)
+
+
+@pytest.mark.parametrize("fps", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_impossible_frame_rate_is_guessed_anew(tmp_path, monkeypatch, fps):
+    path = write_video(tmp_path / "a.mp4", fps=30)
+
+    def misled(*arguments):
+        source = open_video(*arguments)
+        source.fps = fps
+        return source
+
+    monkeypatch.setattr("pretrain.transcode.open_video", misled)
+    assert transcode(path, 64, 90).fps == 30
+    monkeypatch.setattr("pretrain.transcode._is_rate", lambda rate: False)
+    with pytest.raises(VieError, match="tells no frame rate"):
+        transcode(path, 64, 90)
 
 
 def test_two_runs_do_not_share_a_folder(ten, tmp_path):

@@ -2,6 +2,8 @@ import io
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import webdataset as wds
@@ -101,6 +103,44 @@ def test_a_damaged_shard_is_named_and_the_others_still_read(corpus, tmp_path, ha
 def test_a_folder_without_an_index_says_what_to_do(tmp_path):
     with pytest.raises(VieError, match="vie-pretrain prepare"):
         Shards(tmp_path)
+
+
+@pytest.mark.parametrize("harm", [lambda data: data[:-9], lambda data: b"", lambda data: bytes(len(data))])
+def test_a_damaged_index_is_named(corpus, tmp_path, harm):
+    (tmp_path / "index.parquet").write_bytes(harm((corpus / "index.parquet").read_bytes()))
+    with pytest.raises(VieError, match=r"index\.parquet: damaged .*prepare") as caught:
+        Shards(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def replaced(name, values):
+    def change(table):
+        field = table.schema.field(name)
+        return table.set_column(table.column_names.index(name), field, pa.array(values, field.type))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.drop_columns("offset"), "no column `offset`"),
+        (lambda table: table.set_column(0, "name", pa.array(range(5))), "no column `name` of type string"),
+        (replaced("shard", ["s.tar", None, "s.tar", "s.tar", "s.tar"]), "`shard` has gaps"),
+        (replaced("frame_bytes", [[1, 2], [3, None], [4], [5], [6]]), "`frame_bytes` has gaps"),
+        (replaced("offset", [512, -1, 512, 512, 512]), "negative value -1"),
+        (replaced("frame_bytes", [[1, 2], [3, -7], [4], [5], [6]]), "negative value -7"),
+        *(
+            (replaced("shard", ["s.tar"] * 4 + [path]), "not a file in the corpus")
+            for path in ("/etc/passwd", "../s.tar", "a/s.tar", "..", "")
+        ),
+    ],
+)
+def test_an_index_that_does_not_fit_is_refused(corpus, tmp_path, change, message):
+    pq.write_table(change(pq.read_table(corpus / "index.parquet")), tmp_path / "index.parquet")
+    with pytest.raises(VieError, match=message) as caught:
+        Shards(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_more_shards_than_open_files(corpus, tmp_path):

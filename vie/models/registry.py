@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from vie.errors import VieError
 from vie.models.stream import Stream
+from vie.weights import load_weights
 
 ModelClass = TypeVar("ModelClass", bound=type[Stream])
 
@@ -55,7 +56,5 @@ def create_model(name: str, pretrained: str | os.PathLike[str] | None = None, **
     model.model_name = name
     model.arguments = dict(arguments)
     if pretrained is not None:
-        from vie.hub import load_weights
-
         load_weights(model, pretrained)
     return model

@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from vie.errors import VieError
+from vie.files import write_atomically
 
 INDEX_NAME = "index.parquet"
 LABEL_PREFIX = "label."
@@ -55,14 +57,14 @@ class Shards:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Opens the index in ``path``; raises ``VieError`` if there is none."""
+        """Opens the index in ``path``; raises ``VieError`` if there is none, or it is damaged."""
         self.path = Path(path)
         index = self.path / INDEX_NAME
         if not index.is_file():
             raise VieError(
                 f"{self.path} holds no prepared corpus ({INDEX_NAME} is missing): run `vie-pretrain prepare` first"
             )
-        table = pq.read_table(index)
+        table = _read_index(index)
         self.names: list[str] = table["name"].to_pylist()
         self.splits = np.asarray(table["split"].to_pylist(), dtype=np.str_)
         self.fps = table["fps"].to_numpy()
@@ -155,12 +157,36 @@ def write_index(path: Path, rows: list[dict[str, object]], label_columns: Sequen
         OSError: The file cannot be written; nothing is left behind.
     """
     schema = pa.schema([*INDEX_FIELDS, *(pa.field(LABEL_PREFIX + column, pa.string()) for column in label_columns)])
-    partial = path.with_name(path.name + ".partial")
+    table = pa.Table.from_pylist(rows, schema=schema)
+    write_atomically(path, lambda partial: pq.write_table(table, partial))
+
+
+def _read_index(path: Path) -> pa.Table:
+    """Reads an index and checks what reading frames relies on; the corpus may come from anybody."""
     try:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        with pq.ParquetFile(path) as file:
+            table = file.read()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
+        raise VieError(f"{path}: damaged ({cause}): prepare the corpus again") from error
+    for field in INDEX_FIELDS:
+        if table.column_names.count(field.name) != 1 or table.schema.field(field.name).type != field.type:
+            raise VieError(f"{path}: has no column `{field.name}` of type {field.type}: prepare the corpus again")
+        if table[field.name].null_count or (field.name == "frame_bytes" and _values(table, field.name).null_count):
+            raise VieError(f"{path}: column `{field.name}` has gaps: prepare the corpus again")
+    for shard in table["shard"].unique().to_pylist():
+        if shard in ("", ".", "..") or os.path.basename(shard) != shard:
+            raise VieError(f"{path}: shard {shard!r} is not a file in the corpus: do not trust this corpus")
+    for column in ("offset", "frame_bytes"):
+        lowest = pc.min(_values(table, column)).as_py()
+        if lowest is not None and lowest < 0:
+            raise VieError(f"{path}: column `{column}` has the negative value {lowest}: prepare the corpus again")
+    return table
+
+
+def _values(table: pa.Table, column: str) -> pa.ChunkedArray:
+    return pc.list_flatten(table[column]) if column == "frame_bytes" else table[column]
 
 
 class _File:
@@ -169,6 +195,7 @@ class _File:
     def __init__(self, path: Path) -> None:
         self.descriptor = -1
         self.descriptor = os.open(path, os.O_RDONLY)
+        self.size = os.fstat(self.descriptor).st_size
 
     def __del__(self) -> None:
         if self.descriptor >= 0:
@@ -176,6 +203,9 @@ class _File:
 
     def read(self, begin: int, length: int) -> Tensor:
         """Bytes as a uint8 vector; raises ``OSError`` where the file ends early."""
+        missing = begin + length - self.size
+        if missing > 0:  # before that much memory is asked for
+            raise OSError(f"the file ends {missing} bytes early")
         block = os.pread(self.descriptor, length, begin)
         if len(block) < length:
             raise OSError(f"the file ends {length - len(block)} bytes early")
