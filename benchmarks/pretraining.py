@@ -2,7 +2,7 @@
 
     python -m benchmarks.pretraining benchmarks/pretraining.yaml --data CORPORA --out RUNS --seeds 3 --parallel 6
 
-A job is a recipe, the prepared corpus it runs on (a folder under --data) and settings over the recipe. Jobs with
+A job is recipes, the prepared corpus it runs on (a folder under --data) and settings over the recipes. Jobs with
 the same ``joined`` name are streams of one corpus: their features are also tested side by side. Runs go on where they
 stopped.
 """
@@ -33,7 +33,7 @@ class Job:
     """One line of the jobs file."""
 
     name: str
-    recipe: str
+    recipes: list[str]
     corpus: str
     settings: list[str] = field(default_factory=list)
     joined: str | None = None
@@ -47,10 +47,11 @@ def train(job: Job, data: Path, out: Path, seed: int) -> str | None:
     run = job.run(out, seed)
     run.mkdir(parents=True, exist_ok=True)
     settings = [f"run={run}", f"seed={seed}", f"data.path={data / job.corpus}", *job.settings]
-    command = [sys.executable, "-m", "pretrain", "train", "--config", job.recipe, *settings]
+    recipes = [f"--config={recipe}" for recipe in job.recipes]
+    command = [sys.executable, "-m", "pretrain", "train", *recipes, *settings]
     with (run / "log.txt").open("w") as log:
         done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
-    return None if done.returncode == 0 else f"{run}: {(run / 'log.txt').read_text().splitlines()[-1]}"
+    return None if done.returncode == 0 else f"{run}: {(run / 'log.txt').read_text()[-300:]}"
 
 
 def collect(jobs: list[Job], out: Path, seeds: int) -> list[Row]:
@@ -85,21 +86,23 @@ def markdown(rows: list[Row]) -> str:
     for group in dict.fromkeys(row["group"] for row in rows):
         mine = [row for row in rows if row["group"] == group]
         columns = list(dict.fromkeys((row["label"], row["readout"]) for row in mine))
-        lines += ["", f"**{group}** ({mine[0]['videos']} test videos, {max(row['seeds'] for row in mine)} seeds)", ""]
+        seeds = max(row["seeds"] for row in mine)
+        lines += ["", f"**{group}** ({mine[0]['videos']} test videos; seeds: {seeds})", ""]
         lines.append("| stream | stage | steps | " + " | ".join(" ".join(column) for column in columns) + " |")
         lines.append("|---" * (3 + len(columns)) + "|")
         for stream, stage in dict.fromkeys((row["stream"], row["stage"]) for row in mine):
             found = {
                 (row["label"], row["readout"]): row for row in mine if (row["stream"], row["stage"]) == (stream, stage)
             }
-            cells = [_cell(found[column]) if column in found else "" for column in columns]
+            cells = [_cell(found[column], seeds) if column in found else "" for column in columns]
             steps = next(iter(found.values()))["steps"]
             lines.append(f"| {stream} | {stage} | {'' if steps is None else steps} | " + " | ".join(cells) + " |")
     return "\n".join(lines).strip()
 
 
-def _cell(row: Row) -> str:
-    return f"{row['mean']:.1f}" + ("" if row["std"] is None else f" ± {row['std']:.1f}")
+def _cell(row: Row, seeds: int) -> str:
+    spread = "" if row["std"] is None else f" ± {row['std']:.1f}"
+    return f"{row['mean']:.1f}{spread}" + (f" (seeds: {row['seeds']})" if row["seeds"] < seeds else "")
 
 
 def main() -> None:
@@ -114,10 +117,9 @@ def main() -> None:
     parsed = parser.parse_args()
     jobs = [Job(name=name, **content) for name, content in yaml.safe_load(parsed.jobs.read_text()).items()]
     todo = [(job, seed) for seed in range(0 if parsed.no_train else parsed.seeds) for job in jobs]
+    parsed.out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(parsed.parallel) as pool:
-        for error in pool.map(lambda one: train(one[0], parsed.data, parsed.out, one[1]), todo):
-            if error:
-                print(error, file=sys.stderr)
+        errors = [e for e in pool.map(lambda one: train(one[0], parsed.data, parsed.out, one[1]), todo) if e]
     rows = collect(jobs, parsed.out, parsed.seeds)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     content = {"command": " ".join(sys.argv), "device": device, "torch": torch.__version__, "results": rows}
@@ -127,6 +129,7 @@ def main() -> None:
         parsed.out / "curves.svg",
     )
     print(markdown(rows))
+    sys.exit("\n".join(errors) or None)
 
 
 if __name__ == "__main__":
