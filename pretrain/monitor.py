@@ -65,13 +65,14 @@ class Monitor:
     def keep_stage(self, stage: str, step: int, model: Stream) -> list[Row]:
         """Tests a network and keeps it as ``encoder-<stage>``, with its features and its lines in ``metrics.json``."""
         rows, features = self.test(model)
-        protocol = {**evaluate.protocol(self.config.monitor.clips), "precision": self.config.runtime.precision}
+        protocol = evaluate.protocol(self.config.monitor.clips)
         provenance = {
             "method": "VIE (Zhuang et al., CVPR 2020)",
             "seed": self.config.seed,
             "corpus": self.corpus.shards.path.name,
             "splits": {"train": len(self.corpus.train_videos), "val": len(self.corpus.val_videos)},
             "batch_size": self.config.data.batch_size,
+            "precision": self.config.runtime.precision,
             "machine": describe_machine(self.device),
         }
         card = {

@@ -24,8 +24,9 @@ def summarise(runs: list[Path]) -> dict[str, Any]:
         runs: Folders of runs. The features of two and more are also joined and tested together, if one corpus has them.
 
     Returns:
-        ``machine``, ``protocol`` and ``results``: rows with stream, stage, label, readout, top1, chance and videos, and
-        with steps where they are one run's. A stream is called by its run's folder, joined ones "static + dynamic".
+        ``runs``: seed, corpus, splits, precision, machine and so on of each; ``protocol``; and ``results``: rows with
+        stream, stage, label, readout, top1, chance and videos, and with steps where they are one run's. A stream is
+        called by its run's folder, joined ones "static + dynamic".
     """
     files = [read_metrics(run) for run in runs]
     results: list[Row] = [
@@ -34,7 +35,11 @@ def summarise(runs: list[Path]) -> dict[str, Any]:
     if len(runs) > 1:
         results += _joined(runs, [last_stage(run) for run in runs], "joined")
         results += _joined(runs, ["random"] * len(runs), "random")
-    return {"machine": files[0].get("machine"), "protocol": files[0]["protocol"], "results": results}
+    provenance = {
+        run.resolve().name: {key: value for key, value in file.items() if key not in ("protocol", "results")}
+        for run, file in zip(runs, files, strict=True)
+    }
+    return {"runs": provenance, "protocol": files[0]["protocol"], "results": results}
 
 
 def last_stage(run: Path) -> str:

@@ -156,7 +156,7 @@ class TorchcodecSource:
 
 def _import_torchcodec() -> type["VideoDecoder"]:
     try:
-        from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
+        from torchcodec.decoders import VideoDecoder
     except ModuleNotFoundError as error:
         raise VieError("decoder 'torchcodec' is not installed: pip install 'vie[torchcodec]'") from error
     except (ImportError, OSError, RuntimeError) as error:
