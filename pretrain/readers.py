@@ -59,15 +59,14 @@ class ShardReader:
         kept: list[int] = []
         failures: dict[int, str] = {}
         for number, (video, wanted, box) in enumerate(zip(videos.tolist(), frames, boxes, strict=True)):
-            try:
-                clip = self.shards.read(video, wanted)
-            except VieError as error:
-                failures[number] = str(error)
-                continue
             # Bilinear sampling reaches one pixel past the box; what lies outside the picture repeats its border.
             top, left = (max(0, int(np.floor(edge)) - 1) for edge in box[:2])
             bottom, right = (int(np.ceil(edge + side)) + 1 for edge, side in zip(box[:2], box[2:], strict=True))
-            clips.append(clip[:, top:bottom, left:right])
+            try:
+                clips.append(self.shards.read(video, wanted, slice(top, bottom), slice(left, right)))
+            except VieError as error:
+                failures[number] = str(error)
+                continue
             moved.append(box - np.array([top, left, 0, 0], dtype=np.float32))
             kept.append(number)
         if not clips:

@@ -108,8 +108,18 @@ def build_formats(videos: list[Video], folder: Path) -> list[tuple[Row, Read]]:
         prepare(videos, folder / f"shards{quality}", config, progress=False)
         shards = Shards(folder / f"shards{quality}")
         size = sum(int(shards.locate(i, range(n)).lengths.sum()) for i, n in enumerate(shards.num_frames)) / len(shards)
-        formats.append((Row(f"shards, {SHORT_SIDE} px, JPEG {quality}", "vie", size), shards.read))
+        formats.append((Row(f"shards, {SHORT_SIDE} px, JPEG {quality}", "vie", size), by_shards(shards)))
     return formats
+
+
+def by_shards(shards: Shards) -> Read:
+    """Reads frames and keeps the middle, as training keeps its crop."""
+
+    def read(video: int, frames: Sequence[int]) -> Tensor:
+        rows, columns = (centre(int(side[video])) for side in (shards.height, shards.width))
+        return shards.read(video, frames, rows, columns)
+
+    return read
 
 
 def by_decoder(paths: list[Path], decoder: Decoder) -> Read:
@@ -165,9 +175,8 @@ def measure_fidelity(formats: list[tuple[Row, Read]], videos: list[Video]) -> No
         for i, video in enumerate(videos):
             source = open_video(video.path)
             frames = np.linspace(0, len(source) - 1, FRAMES).astype(np.int64)
-            stored = read(i, frames.tolist())
-            height, width = stored.shape[1:3]
-            wanted = shrink(source.get_batch(frames), SHORT_SIDE).permute(0, 2, 3, 1)[:, :height, :width]
+            stored = crop(read(i, frames.tolist()))
+            wanted = crop(shrink(source.get_batch(frames), SHORT_SIDE).permute(0, 2, 3, 1))
             scores.append((psnr(stored, wanted), ssim(stored, wanted)))
         row.psnr, row.ssim = (statistics.mean(values) for values in zip(*scores, strict=True))
 
@@ -202,8 +211,12 @@ def measure_speed(formats: list[tuple[Row, Read]], videos: list[Video], clips: i
 
 def crop(frames: Tensor) -> Tensor:
     """The middle of the frames, ready to be sent to a device."""
-    top, left = (frames.shape[1] - CROP) // 2, (frames.shape[2] - CROP) // 2
-    return frames[:, top : top + CROP, left : left + CROP].contiguous()
+    return frames[:, centre(frames.shape[1]), centre(frames.shape[2])].contiguous()
+
+
+def centre(side: int) -> slice:
+    """The middle of a side."""
+    return slice((side - CROP) // 2, (side + CROP) // 2)
 
 
 def has_pytorchvideo() -> bool:

@@ -156,3 +156,9 @@ def test_more_shards_than_open_files(corpus, tmp_path):
         path.write_bytes(tar[:600])
         assert module._open(path).read(512, 8).tolist() == list(tar[512:520])
     assert len(os.listdir("/proc/self/fd")) <= before + 256
+
+
+def test_a_cut_is_that_part_of_the_pictures(tiny_corpus):
+    shards = Shards(tiny_corpus)
+    whole = shards.read(3, [5, 0, 5])
+    assert torch.equal(shards.read(3, [5, 0, 5], slice(2, 9), slice(4, 99)), whole[:, 2:9, 4:99])
