@@ -9,6 +9,7 @@ stopped.
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import torch
@@ -42,15 +44,18 @@ class Job:
         return out / f"seed{seed}" / self.name
 
 
-def train(job: Job, data: Path, out: Path, seed: int) -> str | None:
-    """Trains one job in a process of its own; returns what went wrong, if anything did."""
+def train(job: Job, data: Path, out: Path, seed: int, places: Queue[str]) -> str | None:
+    """Trains one job in a process of its own, on a GPU that is free; returns what went wrong, if anything did."""
     run = job.run(out, seed)
     run.mkdir(parents=True, exist_ok=True)
     settings = [f"run={run}", f"seed={seed}", f"data.path={data / job.corpus}", *job.settings]
     recipes = [f"--config={recipe}" for recipe in job.recipes]
     command = [sys.executable, "-m", "pretrain", "train", *recipes, *settings]
+    place = places.get()
     with (run / "log.txt").open("w") as log:
-        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": place}
+        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
+    places.put(place)
     return None if done.returncode == 0 else f"{run}: {(run / 'log.txt').read_text()[-300:]}"
 
 
@@ -112,14 +117,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the prepared corpora")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
+    parser.add_argument("--parallel", type=int, default=1, help="runs at a time, spread over the GPUs")
     parser.add_argument("--no-train", action="store_true", help="only tell what finished runs found")
     parsed = parser.parse_args()
     jobs = [Job(name=name, **content) for name, content in yaml.safe_load(parsed.jobs.read_text()).items()]
     todo = [(job, seed) for seed in range(0 if parsed.no_train else parsed.seeds) for job in jobs]
     parsed.out.mkdir(parents=True, exist_ok=True)
+    places: Queue[str] = Queue()
+    for number in range(parsed.parallel):
+        places.put(str(number % max(1, torch.cuda.device_count())))
     with ThreadPoolExecutor(parsed.parallel) as pool:
-        errors = [e for e in pool.map(lambda one: train(one[0], parsed.data, parsed.out, one[1]), todo) if e]
+        done = pool.map(lambda one: train(one[0], parsed.data, parsed.out, one[1], places), todo)
+        errors = [error for error in done if error]
     rows = collect(jobs, parsed.out, parsed.seeds)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     content = {"command": " ".join(sys.argv), "device": device, "torch": torch.__version__, "results": rows}

@@ -1,0 +1,87 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from pretrain.config import RuntimeConfig
+from pretrain.runtime import resolve_device, training_forward, use_channels_last
+from tests.conftest import NEEDS_GPU
+from tests.pretrain.test_train import trained
+from vie import VieError, create_model
+
+SHAPE = (8, 3, 8, 32, 32)
+GPU_MODES = [pytest.param(mode, marks=NEEDS_GPU) for mode in ("eager", "compile", "cuda_graph")]
+
+
+def stream(device: torch.device) -> nn.Module:
+    torch.manual_seed(0)
+    model = create_model("vie_resnet3d_r18", embed_dim=16, width=16).to(device).train()
+    use_channels_last(model, device)
+    return model
+
+
+def step_of(model: nn.Module, forward, clip: torch.Tensor) -> torch.Tensor:
+    """Gradients of every parameter in one vector, for a loss that all dimensions of the embedding enter."""
+    model.zero_grad(set_to_none=True)
+    embedding = forward(clip)
+    weight = torch.linspace(-1, 1, embedding.numel(), device=embedding.device).view_as(embedding)
+    (embedding.float() * weight).sum().backward()
+    return torch.cat([parameter.grad.float().flatten() for parameter in model.parameters()])
+
+
+def likeness(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(one.flatten().double(), other.flatten().double(), dim=0))
+
+
+@NEEDS_GPU
+@pytest.mark.parametrize("mode", ["compile", "cuda_graph"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_mode_makes_the_same_step_as_eager(mode, precision):
+    device = torch.device("cuda")
+    clips = [torch.randn(SHAPE, device=device) for _ in range(2)]
+    reference, model = stream(device), stream(device)
+    before = copy.deepcopy(model.state_dict())
+    plain = training_forward(reference, RuntimeConfig(precision=precision, mode="eager"), SHAPE, device)
+    forward = training_forward(model, RuntimeConfig(precision=precision, mode=mode), SHAPE, device)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    for clip in (*clips, clips[0][:5]):
+        torch.testing.assert_close(forward(clip), plain(clip), atol=0.05, rtol=0)
+        expected, found = step_of(reference, plain, clip), step_of(model, forward, clip)
+        assert likeness(expected, found) > (0.999 if precision == "fp32" else 0.97)
+        assert math.isclose(float(found.norm()), float(expected.norm()), rel_tol=0.1)
+    after = reference.state_dict()
+    for name, value in model.state_dict().items():
+        if "running" in name:
+            torch.testing.assert_close(value, after[name], atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("cache", ["none", "device"])
+@pytest.mark.parametrize("mode", GPU_MODES)
+def test_a_run_on_the_gpu_learns_what_one_on_the_cpu_does(mode, cache, tiny_corpus, tmp_path):
+    settings = ("instance_recognition.steps=12", "local_aggregation.steps=0", "monitor.log_every=12")
+    on_cpu = trained(tiny_corpus, tmp_path / "cpu", *settings)
+    on_gpu = trained(
+        tiny_corpus, tmp_path / "gpu", *settings, "runtime.device=cuda", f"runtime.mode={mode}", f"data.cache={cache}"
+    )
+    assert on_gpu.objective.bank.embeddings.device.type == "cuda"
+    assert likeness(on_cpu.objective.bank.embeddings, on_gpu.objective.bank.embeddings.cpu()) > 0.99
+
+
+@NEEDS_GPU
+@pytest.mark.parametrize("mode", ["eager", "cuda_graph"])
+def test_local_aggregation_and_resume_on_the_gpu(mode, tiny_corpus, tmp_path):
+    settings = ("runtime.device=cuda", f"runtime.mode={mode}", "runtime.precision=bf16")
+    job = trained(tiny_corpus, tmp_path / "run", *settings)
+    longer = trained(tiny_corpus, tmp_path / "run", *settings, "local_aggregation.steps=14")
+    assert (job.step, longer.step) == (12, 18)
+
+
+def test_cuda_graph_needs_a_gpu(tiny_corpus, tmp_path):
+    with pytest.raises(VieError, match=r"runtime\.mode=cuda_graph needs a GPU.*set it to eager"):
+        trained(tiny_corpus, tmp_path / "run", "runtime.mode=cuda_graph")
+
+
+def test_auto_takes_the_gpu_if_there_is_one():
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
