@@ -19,6 +19,9 @@ Autocast = Callable[[], AbstractContextManager[object]]
 Precision = Literal["fp32", "bf16"]
 Forward = Callable[[Tensor], Tensor]
 
+TRUNK_STRIDE = 32
+"""Pixels of the crop for each place of the last feature map."""
+
 
 def resolve_device(name: str) -> torch.device:
     """The device of a name; "auto" is the GPU if there is one."""
@@ -31,10 +34,21 @@ def resolve_device(name: str) -> torch.device:
         raise VieError(f"runtime.device={name!r} cannot be used ({reason}): set it to auto, cpu or cuda") from error
 
 
-def resolve_precision(precision: str, device: torch.device) -> Precision:
-    """The precision of a name; "auto" is bf16 where the device computes in it."""
+def resolve_precision(precision: str, device: torch.device, size: int) -> Precision:
+    """The precision of a name for crops of a size; "auto" is bf16 where the device computes in it.
+
+    Raises:
+        VieError: bf16 is asked for where it goes wrong.
+    """
+    # oneDNN leaves weight gradients of a stride-2 convolution over 1x1 maps unwritten in bf16 (seen with torch 2.15).
+    broken = device.type == "cpu" and size <= TRUNK_STRIDE // 2
     if precision == "auto":
-        return "bf16" if computes_bf16(device) else "fp32"
+        return "bf16" if computes_bf16(device) and not broken else "fp32"
+    if precision == "bf16" and broken:
+        raise VieError(
+            f"runtime.precision=bf16 gives wrong gradients on the CPU for crops of {size} pixels: "
+            f"set it to fp32, or data.size to more than {TRUNK_STRIDE // 2}"
+        )
     return cast(Precision, precision)
 
 
@@ -124,7 +138,9 @@ def resolve(config: Config, sampling: Sampling, device: torch.device, instances:
         data=replace(config.data, **clip),
         local_aggregation=replace(config.local_aggregation, clusters=clusters, neighbours=neighbours),
         runtime=replace(
-            config.runtime, device=str(device), precision=resolve_precision(config.runtime.precision, device)
+            config.runtime,
+            device=str(device),
+            precision=resolve_precision(config.runtime.precision, device, sampling.size),
         ),
     )
 

@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from pretrain.config import RuntimeConfig
-from pretrain.runtime import resolve_device, training_forward, use_channels_last
+from pretrain.runtime import resolve_device, resolve_precision, training_forward, use_channels_last
 from tests.conftest import NEEDS_GPU
 from tests.pretrain.test_train import trained
 from vie import VieError, create_model
 
-SHAPE = (8, 3, 8, 32, 32)
+SHAPE = (8, 3, 16, 48, 48)
 GPU_MODES = [pytest.param(mode, marks=NEEDS_GPU) for mode in ("eager", "compile", "cuda_graph")]
 
 
@@ -59,14 +59,15 @@ def test_every_mode_makes_the_same_step_as_eager(mode, precision):
 
 @pytest.mark.parametrize("cache", ["none", "device"])
 @pytest.mark.parametrize("mode", GPU_MODES)
-def test_a_run_on_the_gpu_learns_what_one_on_the_cpu_does(mode, cache, tiny_corpus, tmp_path):
-    settings = ("instance_recognition.steps=12", "local_aggregation.steps=0", "monitor.log_every=12")
+def test_steps_on_the_gpu_are_those_on_the_cpu(mode, cache, tiny_corpus, tmp_path):
+    # Few and small steps: rounding differs between devices, and longer training magnifies it.
+    settings = ("instance_recognition.steps=6", "local_aggregation.steps=0", "optim.lr=1e-4")
     on_cpu = trained(tiny_corpus, tmp_path / "cpu", *settings)
     on_gpu = trained(
         tiny_corpus, tmp_path / "gpu", *settings, "runtime.device=cuda", f"runtime.mode={mode}", f"data.cache={cache}"
     )
     assert on_gpu.objective.bank.embeddings.device.type == "cuda"
-    assert likeness(on_cpu.objective.bank.embeddings, on_gpu.objective.bank.embeddings.cpu()) > 0.99
+    assert likeness(on_cpu.objective.bank.embeddings, on_gpu.objective.bank.embeddings.cpu()) > 0.999
 
 
 @NEEDS_GPU
@@ -85,3 +86,14 @@ def test_cuda_graph_needs_a_gpu(tiny_corpus, tmp_path):
 
 def test_auto_takes_the_gpu_if_there_is_one():
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize(("size", "precision"), [(16, "fp32"), (17, "bf16")])
+def test_auto_keeps_off_bf16_where_the_cpu_gets_it_wrong(size, precision, monkeypatch):
+    monkeypatch.setattr("pretrain.runtime.computes_bf16", lambda device: True)
+    assert resolve_precision("auto", torch.device("cpu"), size) == precision
+
+
+def test_bf16_of_tiny_crops_is_refused_on_the_cpu(tiny_corpus, tmp_path):
+    with pytest.raises(VieError, match=r"runtime\.precision=bf16 gives wrong gradients .* 16 pixels: set it to fp32"):
+        trained(tiny_corpus, tmp_path / "run", "runtime.precision=bf16")
