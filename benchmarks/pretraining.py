@@ -111,7 +111,7 @@ def _cell(row: Row, seeds: int) -> str:
 
 
 def main() -> None:
-    """Trains what is missing, then writes ``results.json`` and ``curves.svg`` and prints the table."""
+    """Trains what is missing, then writes ``results.json`` and ``curves-CORPUS.svg`` and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("jobs", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="folder of the prepared corpora")
@@ -133,10 +133,7 @@ def main() -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     content = {"command": " ".join(sys.argv), "device": device, "torch": torch.__version__, "results": rows}
     (parsed.out / "results.json").write_text(json.dumps(content, indent=1) + "\n")
-    draw_curves(
-        {job.name: [job.run(parsed.out, seed) for seed in range(parsed.seeds)] for job in jobs},
-        parsed.out / "curves.svg",
-    )
+    draw_curves({job.name: [job.run(parsed.out, seed) for seed in range(parsed.seeds)] for job in jobs}, parsed.out)
     print(markdown(rows))
     sys.exit("\n".join(errors) or None)
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from pretrain.clips import EvalClips, workers_for
 from pretrain.prefetch import stream
@@ -56,7 +57,8 @@ def extract(model: Stream, clips: EvalClips, device: torch.device, autocast: Aut
     pooled_parts: list[Tensor] = []
     position_parts: list[npt.NDArray[np.int64]] = []
     numbers = range(len(clips))
-    for batch in stream(clips, numbers, workers_for(clips.reader, workers), pin_memory=device.type == "cuda"):
+    batches = stream(clips, numbers, workers_for(clips.reader, workers), pin_memory=device.type == "cuda")
+    for batch in tqdm(batches, "test", len(clips), unit="batch", leave=False, delay=2):
         if len(batch.positions) == 0:
             continue
         frames = batch.frames.to(device, non_blocking=True)

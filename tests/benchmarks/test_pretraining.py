@@ -28,4 +28,4 @@ def test_jobs_become_one_table(tiny_corpus, tmp_path):
     assert mine["mean"] == one["top1"]
     assert {row["stage"] for row in rows if row["stream"] == "tiny-a + tiny-b"} == {"joined", "random"}
     assert "tiny-a + tiny-b | joined" in done.stdout
-    assert (tmp_path / "runs" / "curves.svg").stat().st_size > 1000
+    assert (tmp_path / "runs" / "curves-tiny.svg").stat().st_size > 1000
