@@ -137,7 +137,8 @@ class Shards:
         try:
             streams = _read_ranges(location)
             images = decode_jpeg(streams, mode=ImageReadMode.RGB)
-            decoded = torch.stack([image[:, rows, columns] for image in images]).permute(0, 2, 3, 1)
+            # The decoder's memory is laid out (H, W, 3): in that order the cut and the stack copy whole rows.
+            decoded = torch.stack([image.permute(1, 2, 0)[rows, columns] for image in images])
         except (OSError, RuntimeError, ValueError) as error:
             cause = str(error).split("\n")[0]  # torch appends a trace of its own
             raise VieError(
