@@ -6,7 +6,6 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -138,6 +137,8 @@ def _stack_padded(clips: list[Tensor]) -> Tensor:
         return torch.stack(clips)
     stacked = torch.empty((len(clips), len(clips[0]), height, width, 3), dtype=torch.uint8)
     for target, clip in zip(stacked, clips, strict=True):
-        down, right = height - clip.shape[1], width - clip.shape[2]
-        target.copy_(F.pad(clip.permute(0, 3, 1, 2).float(), (0, right, 0, down), mode="replicate").permute(0, 2, 3, 1))
+        rows, columns = clip.shape[1:3]
+        target[:, :rows, :columns] = clip
+        target[:, rows:, :columns] = clip[:, -1:]
+        target[:, :, columns:] = target[:, :, columns - 1 : columns]
     return stacked
