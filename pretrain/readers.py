@@ -53,7 +53,7 @@ class ShardReader:
         self.shards = shards
 
     def read(self, videos: npt.NDArray[np.int64], frames: npt.NDArray[np.int64], boxes: Boxes) -> Pixels:
-        clips: list[Tensor] = []
+        clips: list[list[Tensor]] = []
         moved: list[npt.NDArray[np.float32]] = []
         kept: list[int] = []
         failures: dict[int, str] = {}
@@ -62,10 +62,11 @@ class ShardReader:
             top, left = (max(0, int(np.floor(edge)) - 1) for edge in box[:2])
             bottom, right = (int(np.ceil(edge + side)) + 1 for edge, side in zip(box[:2], box[2:], strict=True))
             try:
-                clips.append(self.shards.read(video, wanted, slice(top, bottom), slice(left, right)))
+                pictures = self.shards.decode(video, wanted)
             except VieError as error:
                 failures[number] = str(error)
                 continue
+            clips.append([picture[top:bottom, left:right] for picture in pictures])
             moved.append(box - np.array([top, left, 0, 0], dtype=np.float32))
             kept.append(number)
         if not clips:
@@ -130,15 +131,14 @@ class _WholeVideos:
             return str(error)
 
 
-def _stack_padded(clips: list[Tensor]) -> Tensor:
-    """Stacks clips (T, h, w, 3), padding each to the largest by repeating its last row and column."""
-    height, width = (max(clip.shape[axis] for clip in clips) for axis in (1, 2))
-    if all(clip.shape[1:3] == (height, width) for clip in clips):
-        return torch.stack(clips)
+def _stack_padded(clips: list[list[Tensor]]) -> Tensor:
+    """Stacks clips of pictures (h, w, 3), padding each to the largest by repeating its last row and column."""
+    height, width = (max(clip[0].shape[axis] for clip in clips) for axis in (0, 1))
     stacked = torch.empty((len(clips), len(clips[0]), height, width, 3), dtype=torch.uint8)
     for target, clip in zip(stacked, clips, strict=True):
-        rows, columns = clip.shape[1:3]
-        target[:, :rows, :columns] = clip
-        target[:, rows:, :columns] = clip[:, -1:]
+        rows, columns = clip[0].shape[:2]
+        for place, picture in zip(target, clip, strict=True):
+            place[:rows, :columns] = picture
+        target[:, rows:, :columns] = target[:, rows - 1 : rows, :columns]
         target[:, :, columns:] = target[:, :, columns - 1 : columns]
     return stacked

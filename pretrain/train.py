@@ -1,7 +1,6 @@
 """The training loop of one stream."""
 
 import contextlib
-import csv
 import fcntl
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from pretrain.checkpoint import load_checkpoint, save_checkpoint
 from pretrain.clips import TrainBatch, TrainClips, workers_for
 from pretrain.config import Config
 from pretrain.corpus import open_corpus, open_reader
+from pretrain.failures import Failures
 from pretrain.history import History
 from pretrain.monitor import Monitor
 from pretrain.objective import Objective
@@ -35,7 +35,6 @@ from vie.files import write_text_atomically
 from vie.video import augment
 
 CONFIG_NAME = "config.yaml"
-FAILURES_NAME = "failed_clips.csv"
 
 FREE = ("run", "data.path", "data.workers", "local_aggregation.steps", "runtime.device")
 """Settings that may differ when a run is continued, besides the monitor's: they change no step that was taken."""
@@ -115,6 +114,8 @@ class Trainer:
         config, every = self.config, self.config.monitor
         write_text_atomically(self.run / CONFIG_NAME, dump_config(config))
         history = History(self.run, self.step)
+        names = [self.corpus.shards.names[video] for video in self.corpus.train_videos]
+        failures = Failures(self.run, self.step, names)
         if self.step == 0:
             history.add(0, evaluation=self.monitor.keep_stage("random", 0, self.model))
         self.model.train()
@@ -137,7 +138,7 @@ class Trainer:
                 watch.lap("data")
                 stage = self.objective.stage(self.step)
                 losses += self._train_step(batch)
-                self._note_failures(batch)
+                failures.add(self.step, batch.failures)
                 self.step += 1
                 progress.update()
                 watch.lap("step")
@@ -200,19 +201,6 @@ class Trainer:
             raise VieError(
                 f"the loss is {losses.item()} at step {self.step}: lower optim.lr, or set runtime.precision=fp32"
             )
-
-    def _note_failures(self, batch: TrainBatch) -> None:
-        if not batch.failures:
-            return
-        path = self.run / FAILURES_NAME
-        begin = not path.exists()
-        names, videos = self.corpus.shards.names, self.corpus.train_videos
-        with path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if begin:
-                writer.writerow(("step", "instance", "name", "reason"))
-            for instance, reason in batch.failures.items():
-                writer.writerow((self.step, instance, names[videos[instance]], reason))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

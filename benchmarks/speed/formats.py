@@ -117,7 +117,7 @@ def by_shards(shards: Shards) -> Read:
 
     def read(video: int, frames: Sequence[int]) -> Tensor:
         rows, columns = (centre(int(side[video])) for side in (shards.height, shards.width))
-        return shards.read(video, frames, rows, columns)
+        return torch.stack([picture[rows, columns] for picture in shards.decode(video, frames)])
 
     return read
 
@@ -133,14 +133,13 @@ def by_decoder(paths: list[Path], decoder: Decoder) -> Read:
 
 def by_pytorchvideo(paths: list[Path]) -> Read:
     """Reads a span of time and picks the frames out of it, as PyTorchVideo's datasets and transforms do."""
+    rates = [open_video(path).fps for path in paths]
 
     def read(video: int, frames: Sequence[int]) -> Tensor:
         from pytorchvideo.data.encoded_video import EncodedVideo
 
         encoded = EncodedVideo.from_path(str(paths[video]), decode_audio=False)
-        with av.open(str(paths[video])) as container:
-            rate = float(container.streams.video[0].average_rate or 0)
-        stride = frames[1] - frames[0]
+        rate, stride = rates[video], frames[1] - frames[0]
         clip = encoded.get_clip(frames[0] / rate, (frames[-1] + stride) / rate)["video"]  # float (3, T, H, W), 0 to 255
         encoded.close()
         picked = torch.linspace(0, clip.shape[1] - 1, len(frames)).long()

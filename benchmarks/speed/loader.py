@@ -3,8 +3,8 @@
     python -m benchmarks.speed.loader --videos FOLDER_OR_CSV [--workers W] [--device cuda] [--out FILE.json]
     python -m benchmarks.speed.loader --synthesize 16
 
-Ours is training's own way: random clips and crops of ``TrainClips``, read from the shards of ``vie-pretrain prepare`` by
-worker processes. PyTorchVideo's is its ``LabeledVideoDataset`` over the source files, with the transform of its
+Ours is training's own way: random clips and crops of ``TrainClips``, read from the shards of ``vie-pretrain prepare``
+by worker processes. PyTorchVideo's is its ``LabeledVideoDataset`` over the source files, with the transform of its
 tutorials (pick frames, shrink, random crop), behind a ``DataLoader``. Both end as a batch of 16-frame, 112-pixel clips
 on the device: ours as uint8 crops with their boxes, which training resizes and augments there. All processes of a
 loader share the given cores; the two take turns.
@@ -16,10 +16,12 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -64,19 +66,7 @@ def main() -> None:
         prepare(videos, Path(scratch) / "shards", PrepareConfig(short_side=SHORT_SIDE), progress=False)
         shards = Shards(Path(scratch) / "shards")
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])
-        rates: dict[str, list[float]] = {}
-        for _ in range(arguments.repeats):
-            for stride in STRIDES:
-                usable = [i for i, frames in enumerate(shards.num_frames) if frames >= stride * FRAMES]
-                by_name = {video.name: video for video in videos}
-                sources = [by_name[shards.names[i]] for i in usable]
-                ours = by_shards(shards, np.asarray(usable), stride, arguments.workers)
-                theirs = by_pytorchvideo(sources, stride, arguments.workers)
-                for name, batches, count in (
-                    ("vie", ours, arguments.batches),
-                    ("pytorchvideo", theirs, -(-arguments.batches // 10)),
-                ):
-                    rates.setdefault(f"{name}, stride {stride}", []).append(clips_per_second(batches, count, device))
+        rates = measure(shards, videos, arguments.workers, arguments.batches, arguments.repeats, device)
     rows = {name: (statistics.median(found), min(found), max(found)) for name, found in rates.items()}
     print(f"{arguments.cores} core(s), {arguments.workers} worker(s), device {device}; {describe_machine()}\n")
     print("| loader | clips/s, median (range) |\n|---|---|")
@@ -87,6 +77,22 @@ def main() -> None:
         print(f"stride {stride}: {ratio:.1f} times PyTorchVideo's")
     if arguments.out:
         arguments.out.write_text(json.dumps({"machine": describe_machine(), "rows": rows}, indent=2) + "\n")
+
+
+def measure(
+    shards: Shards, videos: list[Video], workers: int, batches: int, repeats: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Clips a second by loader and stride, one figure for each repeat; the loaders take turns."""
+    by_name = {video.name: video for video in videos}
+    rates: dict[str, list[float]] = defaultdict(list)
+    for _ in range(repeats):
+        for stride in STRIDES:
+            usable = np.flatnonzero(shards.num_frames >= stride * FRAMES)
+            ours = by_shards(shards, usable, stride, workers)
+            rates[f"vie, stride {stride}"].append(clips_per_second(ours, batches, device))
+            theirs = by_pytorchvideo([by_name[shards.names[i]] for i in usable], stride, workers)
+            rates[f"pytorchvideo, stride {stride}"].append(clips_per_second(theirs, -(-batches // 10), device))
+    return rates
 
 
 def clips_per_second(batches: Batches, count: int, device: torch.device) -> float:
@@ -101,7 +107,7 @@ def clips_per_second(batches: Batches, count: int, device: torch.device) -> floa
     return clips / (time.perf_counter() - began)
 
 
-def by_shards(shards: Shards, videos: "np.ndarray[tuple[int], np.dtype[np.int64]]", stride: int, workers: int) -> Batches:
+def by_shards(shards: Shards, videos: npt.NDArray[np.int64], stride: int, workers: int) -> Batches:
     """Training's own batches, for ever."""
     sampling = Sampling(frames=FRAMES, stride=stride, fps=None, size=SIZE)
     clips = TrainClips(

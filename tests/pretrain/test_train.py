@@ -17,11 +17,12 @@ import yaml
 from torch import Tensor
 
 from pretrain.checkpoint import CHECKPOINT_NAME
+from pretrain.failures import FAILURES_NAME
 from pretrain.history import read_history
 from pretrain.monitor import METRICS_NAME
 from pretrain.objective import Objective
 from pretrain.settings import parse_config
-from pretrain.train import FAILURES_NAME, Trainer
+from pretrain.train import Trainer
 from tests.conftest import rewrite_index, tiny_run
 from tests.pretrain.test_clips import damaged
 from vie import VieError, load

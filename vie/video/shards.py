@@ -111,23 +111,19 @@ class Shards:
         frames = np.asarray(frames)
         return Location(self.path / self._shards[video], starts[frames], lengths[frames])
 
-    def read(
-        self,
-        video: int,
-        frames: Sequence[int] | npt.NDArray[np.int64],
-        rows: slice = slice(None),
-        columns: slice = slice(None),
-    ) -> Tensor:
-        """Decodes frames of a video.
+    def read(self, video: int, frames: Sequence[int] | npt.NDArray[np.int64]) -> Tensor:
+        """Decodes frames of a video as one tensor, uint8 (T, H, W, 3); see ``decode``."""
+        return torch.stack(self.decode(video, frames))
+
+    def decode(self, video: int, frames: Sequence[int] | npt.NDArray[np.int64]) -> list[Tensor]:
+        """Decodes frames of a video one by one, for a caller that keeps a part of each.
 
         Args:
             video: Row number.
             frames: Frame numbers, each in [0, num_frames[video]); repeats and any order are allowed.
-            rows: Which rows of the pictures to keep; cutting here is cheaper than cutting the result.
-            columns: Which columns to keep.
 
         Returns:
-            uint8 (T, H, W, 3), H and W after the cut.
+            T pictures, uint8 (H, W, 3); those of a repeated frame share memory.
 
         Raises:
             VieError: The shard is missing or damaged at these frames.
@@ -135,17 +131,14 @@ class Shards:
         distinct, inverse = np.unique(np.asarray(frames), return_inverse=True)
         location = self.locate(video, distinct)
         try:
-            streams = _read_ranges(location)
-            images = decode_jpeg(streams, mode=ImageReadMode.RGB)
-            # The decoder's memory is laid out (H, W, 3): in that order the cut and the stack copy whole rows.
-            decoded = torch.stack([image.permute(1, 2, 0)[rows, columns] for image in images])
+            pictures = decode_jpeg(_read_ranges(location), mode=ImageReadMode.RGB)
         except (OSError, RuntimeError, ValueError) as error:
             cause = str(error).split("\n")[0]  # torch appends a trace of its own
             raise VieError(
                 f"{self.names[video]}: its frames in {location.path} cannot be read ({cause}): prepare the corpus again"
             ) from error
-        in_order = len(distinct) == len(frames) and bool(np.all(inverse[:-1] < inverse[1:]))
-        return decoded if in_order else decoded[torch.from_numpy(inverse)]
+        # The decoder's memory is laid out (H, W, 3) already.
+        return [pictures[place].permute(1, 2, 0) for place in inverse.tolist()]
 
     def _column(self, column: str) -> list[str | None]:
         if column not in self._labels:
