@@ -52,11 +52,21 @@ def train(job: Job, data: Path, out: Path, seed: int, places: Queue[str]) -> str
     recipes = [f"--config={recipe}" for recipe in job.recipes]
     command = [sys.executable, "-m", "pretrain", "train", *recipes, *settings]
     place = places.get()
-    with (run / "log.txt").open("w") as log:
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": place}
-        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
-    places.put(place)
+    try:
+        with (run / "log.txt").open("w") as log:
+            environment = {**os.environ, "CUDA_VISIBLE_DEVICES": place}
+            done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
+    finally:
+        places.put(place)
     return None if done.returncode == 0 else f"{run}: {(run / 'log.txt').read_text()[-300:]}"
+
+
+def visible_gpus() -> list[str]:
+    """Names of the GPUs that runs may use, as CUDA_VISIBLE_DEVICES takes them; one empty name if there is none."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return given.split(",")
+    return [str(number) for number in range(torch.cuda.device_count())] or [""]
 
 
 def collect(jobs: list[Job], out: Path, seeds: int) -> list[Row]:
@@ -124,8 +134,9 @@ def main() -> None:
     todo = [(job, seed) for seed in range(0 if parsed.no_train else parsed.seeds) for job in jobs]
     parsed.out.mkdir(parents=True, exist_ok=True)
     places: Queue[str] = Queue()
+    gpus = visible_gpus()
     for number in range(parsed.parallel):
-        places.put(str(number % max(1, torch.cuda.device_count())))
+        places.put(gpus[number % len(gpus)])
     with ThreadPoolExecutor(parsed.parallel) as pool:
         done = pool.map(lambda one: train(one[0], parsed.data, parsed.out, one[1], places), todo)
         errors = [error for error in done if error]

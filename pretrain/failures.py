@@ -29,7 +29,10 @@ class Failures:
                 rows = list(csv.reader(file))[1:]
             # A row without all its fields was being written when the run was stopped.
             kept = [row for row in rows if len(row) == len(HEADER) and int(row[0]) < from_step]
-            write_text_atomically(self._path, _lines([HEADER, *kept]))
+            if kept:
+                write_text_atomically(self._path, _lines([HEADER, *kept]))
+            else:
+                self._path.unlink()
 
     def add(self, step: int, failures: dict[int, str]) -> None:
         """Records the failures of a step: reasons by instance number."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -78,7 +79,10 @@ class Trainer:
         )
         self.step = 0
         self._resume()
-        reader = open_reader(self.corpus, config.data, self.device)
+        with _enough_memory(self.device):
+            reader = open_reader(self.corpus, config.data, self.device)
+            shape = (config.data.batch_size, 3, sampling.frames, sampling.size, sampling.size)
+            self.forward = training_forward(self.model, config.runtime, shape, self.device)
         self.clips = TrainClips(
             self.corpus.shards,
             self.corpus.train_videos,
@@ -89,8 +93,6 @@ class Trainer:
             seed=config.seed,
             steps=config.total_steps,
         )
-        shape = (config.data.batch_size, 3, sampling.frames, sampling.size, sampling.size)
-        self.forward = training_forward(self.model, config.runtime, shape, self.device)
         self.monitor = Monitor(config, self.corpus, reader, sampling, self.device)
 
     def train(self) -> None:
@@ -101,14 +103,12 @@ class Trainer:
                 was kept before stays whole.
         """
         try:
-            with self._locked():
+            with self._locked(), _enough_memory(self.device):
                 self._train()
         except (OSError, SafetensorError) as error:
             raise VieError(
                 f"{self.run} cannot be written ({error}): free some space and start the command again"
             ) from error
-        except torch.OutOfMemoryError as error:
-            raise VieError(f"{self.device} has too little memory for this run: lower data.batch_size") from error
 
     def _train(self) -> None:
         config, every = self.config, self.config.monitor
@@ -236,14 +236,14 @@ class Trainer:
             return
         given, before = flatten(asdict(self.config)), flatten(state["config"])
         changed = [
-            key
+            f"{key}={json.dumps(before.get(key))}"
             for key, value in given.items()
             if key not in FREE and not key.startswith("monitor.") and before.get(key) != value
         ]
         if changed:
             raise VieError(
                 f"{self.run} holds a run with other settings ({', '.join(changed)}): "
-                "give the same command to continue it, or another folder as run=FOLDER"
+                "give these to continue it, or another folder as run=FOLDER"
             )
         if state["corpus"] != self.corpus.fingerprint():
             raise VieError(
@@ -255,3 +255,11 @@ class Trainer:
         self.objective.bank.load_state_dict(state["bank"])
         self.objective.labels = state["labels"].to(self.device)
         self.step = state["step"]
+
+
+@contextlib.contextmanager
+def _enough_memory(device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise VieError(f"{device} has too little memory for this run: lower data.batch_size") from error

@@ -11,13 +11,14 @@ loader share the given cores; the two take turns.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ from vie.video.source import open_video
 SIZE, SHORT_SIDE, FRAMES, BATCH = 112, 128, 16, 8
 STRIDES = (1, 4)
 
-Batches = Iterator[Tensor]
+Batches = Generator[Tensor, None, None]
 
 
 def main() -> None:
@@ -88,10 +89,12 @@ def measure(
     for _ in range(repeats):
         for stride in STRIDES:
             usable = np.flatnonzero(shards.num_frames >= stride * FRAMES)
-            ours = by_shards(shards, usable, stride, workers)
-            rates[f"vie, stride {stride}"].append(clips_per_second(ours, batches, device))
-            theirs = by_pytorchvideo([by_name[shards.names[i]] for i in usable], stride, workers)
-            rates[f"pytorchvideo, stride {stride}"].append(clips_per_second(theirs, -(-batches // 10), device))
+            sources = [by_name[shards.names[i]] for i in usable]
+            # Closed at once, so that no worker of the one reads ahead while the other is timed.
+            with contextlib.closing(by_shards(shards, usable, stride, workers)) as ours:
+                rates[f"vie, stride {stride}"].append(clips_per_second(ours, batches, device))
+            with contextlib.closing(by_pytorchvideo(sources, stride, workers)) as theirs:
+                rates[f"pytorchvideo, stride {stride}"].append(clips_per_second(theirs, -(-batches // 10), device))
     return rates
 
 
@@ -113,27 +116,21 @@ def by_shards(shards: Shards, videos: npt.NDArray[np.int64], stride: int, worker
     clips = TrainClips(
         shards, videos, ShardReader(shards), sampling, Augmentation(), batch_size=BATCH, seed=0, steps=10**9
     )
-    return (batch.frames for batch in stream(clips, range(10**6), workers))
+    yield from (batch.frames for batch in stream(clips, range(10**6), workers))
 
 
 def by_pytorchvideo(videos: list[Video], stride: int, workers: int) -> Batches:
-    """Batches of PyTorchVideo's dataset, for ever."""
+    """Batches of PyTorchVideo's dataset, many passes long; the files are taken to have one rate."""
     from pytorchvideo.data import LabeledVideoDataset, make_clip_sampler
 
     rate = open_video(videos[0].path).fps
-    paths = [(str(video.path), {"label": 0}) for video in videos]
-
-    def batches() -> Batches:
-        while True:
-            dataset = LabeledVideoDataset(
-                paths,
-                make_clip_sampler("random", FRAMES * stride / rate),
-                transform=_transform,
-                decode_audio=False,
-            )
-            yield from DataLoader(dataset, BATCH, num_workers=workers, drop_last=True)
-
-    return batches()
+    dataset = LabeledVideoDataset(
+        [(str(video.path), {"label": 0}) for video in videos] * 1000,
+        make_clip_sampler("random", FRAMES * stride / rate),
+        transform=_transform,
+        decode_audio=False,
+    )
+    yield from DataLoader(dataset, BATCH, num_workers=workers)
 
 
 def _transform(clip: dict[str, Tensor]) -> Tensor:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.pretraining import visible_gpus
 from tests.conftest import tiny_run
 
 ROOT = Path(__file__).parents[2]
@@ -29,3 +30,13 @@ def test_jobs_become_one_table(tiny_corpus, tmp_path):
     assert {row["stage"] for row in rows if row["stream"] == "tiny-a + tiny-b"} == {"joined", "random"}
     assert "tiny-a + tiny-b | joined" in done.stdout
     assert (tmp_path / "runs" / "curves-tiny.svg").stat().st_size > 1000
+
+
+def test_runs_stay_on_the_gpus_that_were_given(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert visible_gpus() == ["4", "6"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert visible_gpus() == ["0", "1"]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert visible_gpus() == [""]

@@ -34,3 +34,6 @@ def test_names_with_commas_and_a_line_that_was_cut_off(tmp_path):
 def test_no_failures_no_file(tmp_path):
     Failures(tmp_path, 0, []).add(1, {})
     assert not (tmp_path / FAILURES_NAME).exists()
+    Failures(tmp_path, 0, ["a.mp4"]).add(1, {0: "gone"})
+    Failures(tmp_path, 1, ["a.mp4"])  # the run goes on from before the failure
+    assert not (tmp_path / FAILURES_NAME).exists()

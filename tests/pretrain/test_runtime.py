@@ -73,10 +73,12 @@ def test_steps_on_the_gpu_are_those_on_the_cpu(mode, cache, tiny_corpus, tmp_pat
 @NEEDS_GPU
 @pytest.mark.parametrize("mode", ["eager", "cuda_graph"])
 def test_local_aggregation_and_resume_on_the_gpu(mode, tiny_corpus, tmp_path):
-    settings = ("runtime.device=cuda", f"runtime.mode={mode}", "runtime.precision=bf16")
+    settings = ("runtime.device=cuda", f"runtime.mode={mode}", "runtime.precision=bf16", "optim.lr=1e-4")
+    whole = trained(tiny_corpus, tmp_path / "whole", *settings, "local_aggregation.steps=14")
     job = trained(tiny_corpus, tmp_path / "run", *settings)
     longer = trained(tiny_corpus, tmp_path / "run", *settings, "local_aggregation.steps=14")
     assert (job.step, longer.step) == (12, 18)
+    assert likeness(longer.objective.bank.embeddings, whole.objective.bank.embeddings) > 0.98
 
 
 def test_cuda_graph_needs_a_gpu(tiny_corpus, tmp_path):

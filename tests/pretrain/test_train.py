@@ -298,7 +298,7 @@ class TestInterrupted:
             Trainer(parse_config([], settings))
         message = str(caught.value)
         assert "\n" not in message
-        assert all(key in message for key in ("optim.lr", "model.width", "seed")), message
+        assert all(old in message for old in ("optim.lr=0.03", "model.width=4", "seed=0")), message
         assert "data" not in message.split("(")[1].split(")")[0]
         assert {path: path.stat().st_mtime_ns for path in finished.run.rglob("*")} == before
 

@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from pretrain.inputs import Video
 from pretrain.shard_writer import ShardWriter, source_key
 from pretrain.transcode import transcode
+from tests.conftest import rewrite_index
 from tests.videos import write_video
 from vie.errors import VieError
 from vie.video.shards import Shards, write_index
@@ -163,3 +165,13 @@ def test_pictures_one_by_one_are_those_of_the_stack(tiny_corpus):
     pictures = shards.decode(3, [5, 0, 5])
     assert pictures[0].is_contiguous()  # a cut copies whole rows
     assert torch.equal(torch.stack(pictures), shards.read(3, [5, 0, 5]))
+
+
+def test_pictures_of_another_size_than_the_index_says(tiny_corpus, tmp_path):
+    corpus = shutil.copytree(tiny_corpus, tmp_path / "corpus")
+    heights = Shards(corpus).height.tolist()
+    rewrite_index(corpus, {"height": [99, *heights[1:]]})
+    shards = Shards(corpus)
+    with pytest.raises(VieError, match=r"a picture is \(24, 28\), not \(99, 28\) as the index says"):
+        shards.decode(0, [0, 1])
+    assert shards.read(1, [0]).shape == (1, 24, 28, 3)

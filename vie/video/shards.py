@@ -132,6 +132,10 @@ class Shards:
         location = self.locate(video, distinct)
         try:
             pictures = decode_jpeg(_read_ranges(location), mode=ImageReadMode.RGB)
+            size = int(self.height[video]), int(self.width[video])
+            for picture in pictures:
+                if tuple(picture.shape[1:]) != size:
+                    raise ValueError(f"a picture is {tuple(picture.shape[1:])}, not {size} as the index says")
         except (OSError, RuntimeError, ValueError) as error:
             cause = str(error).split("\n")[0]  # torch appends a trace of its own
             raise VieError(
