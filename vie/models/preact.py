@@ -7,6 +7,7 @@ block's first batch norm and ReLU, without batch norm of its own; a last batch n
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import cast
 
 import torch.nn.functional as F
@@ -16,10 +17,38 @@ BATCH_NORM_MOMENTUM = 0.003
 """VIE's decay of 0.997 in PyTorch's terms."""
 
 
-def conv(dims: int, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
+Size = int | tuple[int, ...]
+"""One number for all axes, or one for each: (time, height, width) in three dimensions."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Kernels of a network of four stages.
+
+    Attributes:
+        dims: 2 for pictures, 3 for clips.
+        stem: Kernel of the first convolution.
+        first: Kernel of the first convolution of every block, for each stage.
+        second: Kernel of the second convolution of every block.
+        strides_time: Whether the stem, the pool and the stages halve time where they halve height and width.
+    """
+
+    dims: int
+    stem: Size = 7
+    first: tuple[Size, Size, Size, Size] = (3, 3, 3, 3)
+    second: Size = 3
+    strides_time: bool = True
+
+    def over_space(self, size: int, over_time: int = 1) -> Size:
+        """A size that acts on time too only where the plan's strides do."""
+        return size if self.strides_time else (over_time, size, size)
+
+
+def conv(dims: int, inputs: int, outputs: int, kernel: Size, stride: Size = 1) -> nn.Module:
     """A convolution over ``dims`` axes without bias, padded symmetrically."""
+    sides = kernel if isinstance(kernel, tuple) else (kernel,) * dims
     layer = nn.Conv2d if dims == 2 else nn.Conv3d
-    return layer(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    return layer(inputs, outputs, kernel, stride, padding=tuple(side // 2 for side in sides), bias=False)  # type: ignore[arg-type]
 
 
 def batch_norm(dims: int, channels: int) -> nn.Module:
@@ -31,13 +60,14 @@ def batch_norm(dims: int, channels: int) -> nn.Module:
 class PreActBlock(nn.Module):
     """BN-ReLU-conv-BN-ReLU-conv, added to its input or to a projection of it."""
 
-    def __init__(self, dims: int, inputs: int, outputs: int, stride: int, project: bool) -> None:
+    def __init__(self, plan: Plan, stage: int, inputs: int, outputs: int, first: bool) -> None:
         super().__init__()
-        self.norm1 = batch_norm(dims, inputs)
-        self.conv1 = conv(dims, inputs, outputs, 3, stride)
-        self.norm2 = batch_norm(dims, outputs)
-        self.conv2 = conv(dims, outputs, outputs, 3)
-        self.shortcut = conv(dims, inputs, outputs, 1, stride) if project else None
+        stride = plan.over_space(2) if first and stage else 1
+        self.norm1 = batch_norm(plan.dims, inputs)
+        self.conv1 = conv(plan.dims, inputs, outputs, plan.first[stage], stride)
+        self.norm2 = batch_norm(plan.dims, outputs)
+        self.conv2 = conv(plan.dims, outputs, outputs, plan.second)
+        self.shortcut = conv(plan.dims, inputs, outputs, 1, stride) if first else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the block's output and its activated input (where read-outs tap the network)."""
@@ -48,37 +78,60 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet18(nn.Module):
-    """Stem 7x7 stride 2, max-pool 3 stride 2, four stages of two blocks of ``width`` x 1, 2, 4, 8 channels.
+    """Stem of stride 2, max-pool 3 stride 2, four stages of two blocks of ``width`` x 1, 2, 4, 8 channels.
 
-    In three dimensions every kernel and stride acts on time too.
+    Attributes:
+        num_features: Channels of the last activation.
     """
 
-    def __init__(self, dims: int, width: int = 64) -> None:
+    def __init__(self, plan: Plan, width: int = 64, joined: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)) -> None:
+        """Builds the network.
+
+        Args:
+            plan: Its kernels.
+            width: Channels of the stem and the first stage.
+            joined: Channels that the caller joins to the input of each stage and of the end.
+        """
         super().__init__()
-        self.num_features = 8 * width
-        self.stem = conv(dims, 3, width, 7, stride=2)
+        dims = plan.dims
+        self.stem = conv(dims, 3, width, plan.stem, plan.over_space(2))
         pool = nn.MaxPool2d if dims == 2 else nn.MaxPool3d
-        self.pool = pool(3, stride=2, padding=1)
+        self.pool = pool(plan.over_space(3), plan.over_space(2), plan.over_space(1, over_time=0))
         self.stages = nn.ModuleList()
         inputs = width
         for stage in range(4):
             outputs = width * 2**stage
-            first = PreActBlock(dims, inputs, outputs, stride=2 if stage else 1, project=True)
-            second = PreActBlock(dims, outputs, outputs, stride=1, project=False)
+            first = PreActBlock(plan, stage, inputs + joined[stage], outputs, first=True)
+            second = PreActBlock(plan, stage, outputs, outputs, first=False)
             self.stages.append(nn.ModuleList([first, second]))
             inputs = outputs
-        self.norm = batch_norm(dims, inputs)
+        self.num_features = inputs + joined[4]
+        self.norm = batch_norm(dims, self.num_features)
         self.apply(init_weights)
+
+    def begin(self, x: Tensor) -> Tensor:
+        """Stem and pool."""
+        pooled: Tensor = self.pool(self.stem(x))
+        return pooled
+
+    def stage(self, number: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """A stage's output, and its activated input."""
+        first, second = cast(nn.ModuleList, self.stages[number])
+        x, activated = first(x)
+        x, _ = second(x)
+        return x, activated
+
+    def end(self, x: Tensor) -> Tensor:
+        """The last activation."""
+        return F.relu(self.norm(x))
 
     def forward(self, x: Tensor) -> Iterator[Tensor]:
         """Yields the taps conv1 to conv5: the activated inputs of stages 1 to 4, and the last activation."""
-        x = self.pool(self.stem(x))
-        for blocks in self.stages:
-            first, second = cast(nn.ModuleList, blocks)
-            x, activated = first(x)
+        x = self.begin(x)
+        for number in range(4):
+            x, activated = self.stage(number, x)
             yield activated
-            x, _ = second(x)
-        yield F.relu(self.norm(x))
+        yield self.end(x)
 
 
 def init_weights(module: nn.Module) -> None:

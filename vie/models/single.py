@@ -1,6 +1,6 @@
 from torch import Tensor
 
-from vie.models.preact import PreActResNet18
+from vie.models.preact import Plan, PreActResNet18
 from vie.models.registry import register_model
 from vie.models.stream import TAPS, Stream
 from vie.video.clips import Sampling
@@ -17,7 +17,7 @@ class Single(Stream):
 
     def __init__(self, embed_dim: int = 128, width: int = 64) -> None:
         super().__init__(num_features=8 * width, embed_dim=embed_dim)
-        self.trunk = PreActResNet18(dims=2, width=width)
+        self.trunk = PreActResNet18(Plan(dims=2), width)
 
     def forward_features(self, clip: Tensor) -> dict[str, Tensor]:
         frames = clip.shape[2]
