@@ -49,14 +49,14 @@ def test_round_trip(tmp_path, name):
     assert after.sampling == SAMPLING
     assert after.card["metrics"] == {"knn": 12.5}
     assert after.model.model_name == name
-    assert after.model.num_features == 32
+    assert after.model.num_features == before.model.num_features
     with torch.no_grad():
         for frames in (pixels(), pixels(height=28, width=90), pixels(height=200, width=33)):
             assert torch.equal(after(frames), before(frames))
             assert torch.equal(after.pooled(frames), before.pooled(frames))
         torch.testing.assert_close(after(pixels()).norm(dim=1), torch.ones(3))
         taps = after.forward_features(pixels())
-    assert list(taps) == ["conv1", "conv2", "conv3", "conv4", "conv5"]
+    assert list(taps)[:5] == ["conv1", "conv2", "conv3", "conv4", "conv5"]
 
 
 def test_saving_twice_replaces_and_leaves_no_other_file(tmp_path):

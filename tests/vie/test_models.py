@@ -10,21 +10,40 @@ from vie import Sampling, Stream, VieError, create_model, list_models
 from vie.models import TAPS, register_model
 
 SINGLE, RESNET3D = "vie_single_r18", "vie_resnet3d_r18"
+SLOW, FAST, SLOWFAST = "vie_slow_r18", "vie_fast_r18", "vie_slowfast_r18"
 PARAMETERS = {SINGLE: 11_244_480, RESNET3D: 33_271_872}
 """11.24 M and 33.27 M in the authors' networks."""
 
 SAMPLING = {
     SINGLE: Sampling(frames=1, stride=1, fps=25.0, size=224),
     RESNET3D: Sampling(frames=16, stride=1, fps=25.0, size=112),
+    SLOW: Sampling(frames=4, stride=16, fps=25.0, size=224),
+    FAST: Sampling(frames=32, stride=2, fps=25.0, size=224),
+    SLOWFAST: Sampling(frames=16, stride=4, fps=25.0, size=224),
 }
 READOUTS = {
     SINGLE: {"conv3": 100_352, "conv4": 50_176, "conv5": 25_088},
     RESNET3D: {"conv3": 25_088, "conv4": 12_544, "conv5": 8_192},
+    SLOW: {"conv3": 100_352, "conv4": 50_176, "conv5": 25_088},
+    SLOWFAST: {"conv3": 125_440, "conv4": 62_720, "conv5": 31_360},
 }
 """Dimensions of the taps, averaged over time and flattened."""
 
 models = pytest.mark.parametrize("name", list_models())
-DIMS = {SINGLE: 2, RESNET3D: 3}
+one_trunk = pytest.mark.parametrize("name", [SINGLE, RESNET3D, SLOW, FAST])
+DIMS = {SINGLE: 2, RESNET3D: 3, SLOW: 3, FAST: 3, SLOWFAST: 3}
+CHANNELS = {
+    FAST: [8, 8, 16, 32, 64],
+    SLOWFAST: [80, 80, 160, 320, 640],
+    **{name: [64, 64, 128, 256, 512] for name in (SINGLE, RESNET3D, SLOW)},
+}
+KERNELS = {
+    SINGLE: ((7, 7), *[((3, 3), (3, 3))] * 4),
+    RESNET3D: ((7, 7, 7), *[((3, 3, 3), (3, 3, 3))] * 4),
+    SLOW: ((1, 7, 7), *[((1, 3, 3), (1, 3, 3))] * 2, *[((3, 3, 3), (1, 3, 3))] * 2),
+    FAST: ((5, 7, 7), *[((3, 3, 3), (1, 3, 3))] * 4),
+}
+"""Of the stem, and of the two convolutions in the blocks of each stage."""
 
 
 def clip_for(name: str, batch: int = 1, frames: int | None = None, size: int | None = None) -> Tensor:
@@ -52,20 +71,22 @@ def full_size(name: str) -> Stream:
     return create_model(name).eval()
 
 
-def by_the_specification(model: Stream, clip: Tensor, dims: int) -> dict[str, Tensor]:
+def by_the_specification(name: str, model: Stream, clip: Tensor) -> dict[str, Tensor]:
     """The pre-activation ResNet-18 in plain functions of the network's tensors."""
     state = model.state_dict()
-    conv, pool = (F.conv2d, F.max_pool2d) if dims == 2 else (F.conv3d, F.max_pool3d)
+    pool = F.max_pool2d if DIMS[name] == 2 else F.max_pool3d
+    conv = functools.partial(_conv, name)
     relu_norm = functools.partial(_relu_norm, state)
-    x = pool(conv(clip, state["trunk.stem.weight"], stride=2, padding=3), 3, stride=2, padding=1)
+    x = conv(clip, state["trunk.stem.weight"], stride=2)
+    x = pool(x, _space(name, 3, 1), stride=_space(name, 2, 1), padding=_space(name, 1, 0))
     taps = []
     for stage, stride in enumerate((1, 2, 2, 2)):
         for block in (0, 1):
             at = f"trunk.stages.{stage}.{block}"
             step = stride if block == 0 else 1
             activated = relu_norm(x, f"{at}.norm1")
-            inner = conv(activated, state[f"{at}.conv1.weight"], stride=step, padding=1)
-            inner = conv(relu_norm(inner, f"{at}.norm2"), state[f"{at}.conv2.weight"], padding=1)
+            inner = conv(activated, state[f"{at}.conv1.weight"], stride=step)
+            inner = conv(relu_norm(inner, f"{at}.norm2"), state[f"{at}.conv2.weight"])
             if block == 0:
                 taps.append(activated)
                 x = conv(activated, state[f"{at}.shortcut.weight"], stride=step)
@@ -73,12 +94,22 @@ def by_the_specification(model: Stream, clip: Tensor, dims: int) -> dict[str, Te
     return dict(zip(TAPS, [*taps, relu_norm(x, "trunk.norm")], strict=True))
 
 
+def _space(name: str, size: int, time: int) -> tuple[int, ...]:
+    """A size over height and width; over time only in the network whose strides halve it."""
+    return (size, size) if DIMS[name] == 2 else (size if name == RESNET3D else time, size, size)
+
+
+def _conv(name: str, x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
+    padding = [side // 2 for side in weight.shape[2:]]
+    return (F.conv2d if DIMS[name] == 2 else F.conv3d)(x, weight, stride=_space(name, stride, 1), padding=padding)
+
+
 def _relu_norm(state: dict[str, Tensor], x: Tensor, at: str) -> Tensor:
     mean, variance = state[f"{at}.running_mean"], state[f"{at}.running_var"]
     return F.relu(F.batch_norm(x, mean, variance, state[f"{at}.weight"], state[f"{at}.bias"], eps=1e-5))
 
 
-@models
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters(name):
     assert sum(parameter.numel() for parameter in full_size(name).parameters()) == PARAMETERS[name]
 
@@ -88,14 +119,14 @@ def test_sampling(name):
     assert create_model(name, width=4).sampling == SAMPLING[name]
 
 
-@models
+@pytest.mark.parametrize("name", READOUTS)
 def test_taps_have_the_dimensions_of_the_readouts(name):
     model = full_size(name)
     with torch.no_grad():
         taps = model.forward_features(clip_for(name, frames=2 if name == SINGLE else None))
-    assert tuple(taps) == ("conv1", "conv2", "conv3", "conv4", "conv5")
+    assert tuple(taps)[:5] == TAPS == ("conv1", "conv2", "conv3", "conv4", "conv5")
     assert {tap: taps[tap].mean(dim=2).flatten(1).shape[1] for tap in READOUTS[name]} == READOUTS[name]
-    assert [tap.shape[1] for tap in taps.values()] == [64, 64, 128, 256, 512]
+    assert [taps[tap].shape[1] for tap in TAPS] == CHANNELS[name]
 
 
 def test_time_shrinks_in_the_3d_network():
@@ -110,13 +141,13 @@ def test_time_shrinks_in_the_3d_network():
     ]
 
 
-@models
+@one_trunk
 def test_equals_the_specification(name):
     model, clip = small(name), clip_for(name, batch=2, size=48)
     plain = clip[:, :, 0] if DIMS[name] == 2 else clip
     with torch.no_grad():
         taps = model.forward_features(clip)
-        expected = by_the_specification(model, plain, DIMS[name])
+        expected = by_the_specification(name, model, plain)
         for tap, wanted in expected.items():
             torch.testing.assert_close(taps[tap].flatten(), wanted.flatten(), rtol=1e-4, atol=1e-5)
         pooled = expected["conv5"].flatten(2).mean(dim=2)
@@ -125,7 +156,7 @@ def test_equals_the_specification(name):
         torch.testing.assert_close(model(clip), projected / projected.norm(dim=1, keepdim=True))
 
 
-@models
+@one_trunk
 def test_layers(name):
     model = full_size(name)
     convolution = nn.Conv2d if DIMS[name] == 2 else nn.Conv3d
@@ -138,12 +169,12 @@ def test_layers(name):
     assert not [module for module in model.modules() if isinstance(module, nn.SyncBatchNorm | nn.Dropout)]
     shortcuts = {at: module for at, module in convolutions.items() if "shortcut" in at}
     assert list(shortcuts) == [f"trunk.stages.{stage}.0.shortcut" for stage in range(4)]
-    assert [module.stride[0] for module in shortcuts.values()] == [1, 2, 2, 2]
+    assert [module.stride for module in shortcuts.values()] == [_space(name, stride, 1) for stride in (1, 2, 2, 2)]
     assert {module.kernel_size for module in shortcuts.values()} == {(1,) * DIMS[name]}
-    assert convolutions["trunk.stem"].kernel_size == (7,) * DIMS[name]
+    stem, *stages = KERNELS[name]
+    assert convolutions["trunk.stem"].kernel_size == stem
     others = [module for at, module in convolutions.items() if at != "trunk.stem" and at not in shortcuts]
-    assert len(others) == 16
-    assert {module.kernel_size for module in others} == {(3,) * DIMS[name]}
+    assert [module.kernel_size for module in others] == [kernel for pair in stages for kernel in (*pair, *pair)]
 
 
 @models
@@ -152,10 +183,11 @@ def test_initialisation(name):
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             spread = math.sqrt(1 / module.weight[0].numel())
-            assert module.weight.std().item() == pytest.approx(spread, rel=0.05)
+            error = 4 / math.sqrt(module.weight.numel())  # four standard errors of the mean
+            assert module.weight.std().item() == pytest.approx(spread, rel=error)
             assert module.weight.abs().max().item() <= 2 * spread / 0.8796 * 1.001
-            assert abs(module.weight.mean().item()) < 0.05 * spread
-    bound = math.sqrt(6 / (512 + 128))
+            assert abs(module.weight.mean().item()) < error * spread
+    bound = math.sqrt(6 / (model.num_features + 128))
     assert bound * 0.99 < model.head.weight.abs().max().item() <= bound
     assert not model.head.bias.any()
 
@@ -180,7 +212,7 @@ def test_every_parameter_learns(name):
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
 
 
-@models
+@pytest.mark.parametrize("name", [SINGLE, RESNET3D, SLOW])
 def test_width_and_dimensions(name):
     wide, narrow = create_model(name, width=16), create_model(name, width=8, embed_dim=24)
     assert narrow.num_features == 64

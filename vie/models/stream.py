@@ -48,8 +48,7 @@ class Stream(nn.Module):
 
     def pooled(self, clip: Tensor) -> Tensor:
         """The last tap averaged over time and space, in float32 at least: (B, num_features)."""
-        tap = self.forward_features(clip)["conv5"]
-        return tap.mean(dim=(2, 3, 4), dtype=torch.promote_types(tap.dtype, torch.float32))
+        return global_average(self.forward_features(clip)["conv5"])
 
     def embed(self, pooled: Tensor) -> Tensor:
         """Projects pooled features (B, num_features) to unit vectors (B, embed_dim) in float32."""
@@ -60,3 +59,8 @@ class Stream(nn.Module):
     def forward(self, clip: Tensor) -> Tensor:
         """Embeds a normalised clip (B, 3, T, H, W) as unit vectors (B, embed_dim)."""
         return self.embed(self.pooled(clip))
+
+
+def global_average(tap: Tensor) -> Tensor:
+    """The mean over time and space (B, C, T, H, W) -> (B, C), in float32 at least."""
+    return tap.mean(dim=(2, 3, 4), dtype=torch.promote_types(tap.dtype, torch.float32))
