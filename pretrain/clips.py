@@ -75,8 +75,15 @@ class TrainClips:
             seed=self.seed,
             epoch=step // self.steps_per_epoch,
             instances=instances,
+            binned_frames=self.sampling.frames if self.sampling.binned else 0,
         )
-        frames = clip_frames(self.sampling, self.shards.num_frames[videos], self.shards.fps[videos], drawn.position)
+        frames = clip_frames(
+            self.sampling,
+            self.shards.num_frames[videos],
+            self.shards.fps[videos],
+            drawn.position,
+            in_bin=drawn.in_bin,
+        )
         pixels = self.reader.read(videos, frames, drawn.boxes)
         if len(pixels.kept) == 0:
             raise VieError(f"none of {len(videos)} clips can be read, the first because: {pixels.failures[0]}")

@@ -33,6 +33,7 @@ class DataConfig:
         stride: Distance between frames, counted at fps; null takes the model's own.
         fps: Rate in 1/s at which the stride is counted; 0 counts the video's own frames; null takes the model's own.
         size: Side of the crop in pixels; null takes the model's own.
+        binned: Whether each frame of a clip is drawn from a bin of stride frames; null takes the model's own.
         batch_size: Clips in a step.
         workers: Processes that read ahead; 0 reads in the training process.
         cache: "none" decodes from the shards at every step; "device" decodes the corpus once and keeps its frames on
@@ -46,6 +47,7 @@ class DataConfig:
     stride: int | None = None
     fps: float | None = None
     size: int | None = None
+    binned: bool | None = None
     batch_size: int = 64
     workers: int = 4
     cache: Literal["none", "device"] = "none"

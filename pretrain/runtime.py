@@ -126,6 +126,7 @@ def resolve_sampling(config: Config, default: Sampling) -> Sampling:
         stride=default.stride if data.stride is None else data.stride,
         fps=default.fps if data.fps is None else data.fps or None,
         size=default.size if data.size is None else data.size,
+        binned=default.binned if data.binned is None else data.binned,
     )
 
 

@@ -24,6 +24,7 @@ def drawn_for(size: int, count: int, height: int = 120, width: int = 160, seed: 
         seed=seed,
         epoch=epoch,
         instances=np.arange(count),
+        binned_frames=4,
     )
 
 

@@ -97,3 +97,52 @@ def test_even_positions():
     np.testing.assert_allclose(even_positions(1), [0.5])
     np.testing.assert_allclose(even_positions(4), [0.125, 0.375, 0.625, 0.875])
     assert frames(Sampling(1, 1, 25.0, 8), 11, 25.0, even_positions(1)[0]) == [5]
+
+
+class TestBins:
+    SAMPLING = Sampling(frames=4, stride=12, fps=25.0, size=8, binned=True)
+
+    def drawn(self, num_frames: int, fps: float = 25.0, clips: int = 4000) -> np.ndarray:
+        rng = np.random.default_rng(0)
+        return clip_frames(
+            self.SAMPLING,
+            np.full(clips, num_frames),
+            np.full(clips, fps, np.float32),
+            rng.random(clips),
+            rng.random((clips, 4)),
+        )
+
+    def test_the_middle_without_a_draw(self):
+        assert frames(self.SAMPLING, 100, 25.0, 0.0) == [6, 18, 30, 42]
+        assert frames(self.SAMPLING, 100, 25.0, 0.9999) == [58, 70, 82, 94]
+
+    def test_every_frame_comes_from_its_own_bin(self):
+        """Four consecutive bins of 12 frames; the first begins anywhere that leaves room for them."""
+        found = self.drawn(49)
+        assert found.min() == 0
+        assert found.max() == 48
+        assert (np.diff(found, axis=1) > 0).all()
+        assert np.diff(found, axis=1).max() == 23
+        whole = self.drawn(48)
+        for number in range(4):
+            assert sorted(set(whole[:, number])) == list(range(12 * number, 12 * number + 12))
+
+    def test_bins_shrink_in_short_videos(self):
+        found = self.drawn(20)
+        for number in range(4):
+            assert sorted(set(found[:, number])) == list(range(5 * number, 5 * number + 5))
+        assert self.drawn(3).max() == 2
+        assert (self.drawn(1) == 0).all()
+
+    @pytest.mark.parametrize("num_frames", range(1, 60))
+    def test_frames_are_inside_the_video(self, num_frames):
+        for fps in (10.0, 25.0, 29.97, 60.0):
+            found = self.drawn(num_frames, fps, clips=200)
+            assert found.min() >= 0
+            assert found.max() < num_frames
+            assert (np.diff(found, axis=1) >= 0).all()
+
+    def test_the_rate_of_the_video_sets_the_bins(self):
+        found = self.drawn(96, fps=50.0)
+        for number in range(4):
+            assert sorted(set(found[:, number])) == list(range(24 * number, 24 * number + 24))

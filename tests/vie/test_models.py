@@ -11,6 +11,7 @@ from vie.models import TAPS, register_model
 
 SINGLE, RESNET3D = "vie_single_r18", "vie_resnet3d_r18"
 SLOW, FAST, SLOWFAST = "vie_slow_r18", "vie_fast_r18", "vie_slowfast_r18"
+TRN, RELATION = "vie_trn_r18", "vie_trn_relation_r18"
 PARAMETERS = {SINGLE: 11_244_480, RESNET3D: 33_271_872}
 """11.24 M and 33.27 M in the authors' networks."""
 
@@ -20,6 +21,8 @@ SAMPLING = {
     SLOW: Sampling(frames=4, stride=16, fps=25.0, size=224),
     FAST: Sampling(frames=32, stride=2, fps=25.0, size=224),
     SLOWFAST: Sampling(frames=16, stride=4, fps=25.0, size=224),
+    TRN: Sampling(frames=4, stride=12, fps=25.0, size=224, binned=True),
+    RELATION: Sampling(frames=4, stride=12, fps=25.0, size=224, binned=True),
 }
 READOUTS = {
     SINGLE: {"conv3": 100_352, "conv4": 50_176, "conv5": 25_088},

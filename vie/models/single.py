@@ -20,9 +20,11 @@ class Single(Stream):
         self.trunk = PreActResNet18(Plan(dims=2), width)
 
     def forward_features(self, clip: Tensor) -> dict[str, Tensor]:
-        frames = clip.shape[2]
-        images = clip.transpose(1, 2).flatten(0, 1)
-        return {
-            name: tap.unflatten(0, (-1, frames)).transpose(1, 2)
-            for name, tap in zip(TAPS, self.trunk(images), strict=True)
-        }
+        return frame_taps(self.trunk, clip)
+
+
+def frame_taps(trunk: PreActResNet18, clip: Tensor) -> dict[str, Tensor]:
+    """Taps of a 2-D network on every frame of a clip alone."""
+    frames = clip.shape[2]
+    images = clip.transpose(1, 2).flatten(0, 1)
+    return {name: tap.unflatten(0, (-1, frames)).transpose(1, 2) for name, tap in zip(TAPS, trunk(images), strict=True)}

@@ -53,6 +53,7 @@ class Draw:
 
     Attributes:
         position: (B,) in [0, 1): where in its video the clip begins.
+        in_bin: (B, T) in [0, 1): where in its bin each frame lies, for samplings with bins; else T is 0.
         boxes: (B, 4) crop in source pixels.
         flip, grey: (B,) bool.
         factors: (B, 4) brightness, contrast, saturation, hue.
@@ -60,6 +61,7 @@ class Draw:
     """
 
     position: npt.NDArray[np.float64]
+    in_bin: npt.NDArray[np.float64]
     boxes: Boxes
     flip: npt.NDArray[np.bool_]
     grey: npt.NDArray[np.bool_]
@@ -90,6 +92,7 @@ def draw(
     seed: int,
     epoch: int,
     instances: npt.NDArray[np.int64],
+    binned_frames: int = 0,
 ) -> Draw:
     """Draws the clip position and the augmentation of each instance in an epoch.
 
@@ -101,14 +104,16 @@ def draw(
         seed: Of the run.
         epoch: Number of the epoch.
         instances: (B,) instance numbers.
+        binned_frames: Frames of a clip that are drawn one by one, for samplings with bins.
     """
-    u = uniforms(seed, epoch, instances, DRAWS)
+    u = uniforms(seed, epoch, instances, DRAWS + binned_frames)
     least, most = (round(size * side) for side in augmentation.short_side)
     short_side = np.floor(least + u[:, 1] * max(1, most - least)).astype(np.int64)
     spread = np.array([augmentation.brightness, augmentation.contrast, augmentation.saturation, augmentation.hue])
     centre = np.array([1.0, 1.0, 1.0, 0.0])
     return Draw(
         position=u[:, 0],
+        in_bin=u[:, DRAWS:],
         boxes=crop_boxes(height, width, short_side, size, u[:, 2:4]),
         flip=u[:, 4] < augmentation.flip,
         grey=u[:, 5] < augmentation.grey,
