@@ -12,6 +12,7 @@ from vie.models import TAPS, register_model
 SINGLE, RESNET3D = "vie_single_r18", "vie_resnet3d_r18"
 SLOW, FAST, SLOWFAST = "vie_slow_r18", "vie_fast_r18", "vie_slowfast_r18"
 TRN, RELATION = "vie_trn_r18", "vie_trn_relation_r18"
+HYBRID_S, HYBRID_SF = "vie_two_pathway_s_r18", "vie_two_pathway_sf_r18"
 PARAMETERS = {SINGLE: 11_244_480, RESNET3D: 33_271_872}
 """11.24 M and 33.27 M in the authors' networks."""
 
@@ -23,6 +24,8 @@ SAMPLING = {
     SLOWFAST: Sampling(frames=16, stride=4, fps=25.0, size=224),
     TRN: Sampling(frames=4, stride=12, fps=25.0, size=224, binned=True),
     RELATION: Sampling(frames=4, stride=12, fps=25.0, size=224, binned=True),
+    HYBRID_S: Sampling(frames=4, stride=16, fps=25.0, size=224),
+    HYBRID_SF: Sampling(frames=16, stride=4, fps=25.0, size=224),
 }
 READOUTS = {
     SINGLE: {"conv3": 100_352, "conv4": 50_176, "conv5": 25_088},
@@ -212,7 +215,10 @@ def test_unit_length(name):
 def test_every_parameter_learns(name):
     model = small(name).train()
     model(clip_for(name, batch=4, size=32)).sum().backward()
-    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+    learned = {at: parameter.grad is not None and parameter.grad.any() for at, parameter in model.named_parameters()}
+    idle = {at for at, moves in learned.items() if not moves}
+    # The hybrid reads the fast pathway through its laterals only.
+    assert idle == ({"dynamic.fast.norm.weight", "dynamic.fast.norm.bias"} if name == HYBRID_SF else set())
 
 
 @pytest.mark.parametrize("name", [SINGLE, RESNET3D, SLOW])

@@ -3,5 +3,6 @@
 from vie.models import fast, resnet3d, single, slow, slowfast, trn  # noqa: F401  (importing a stream registers it)
 from vie.models.registry import create_model, list_models, register_model
 from vie.models.stream import TAPS, Stream
+from vie.models.two_pathway import join_streams
 
-__all__ = ["TAPS", "Stream", "create_model", "list_models", "register_model"]
+__all__ = ["TAPS", "Stream", "create_model", "join_streams", "list_models", "register_model"]

@@ -1,0 +1,72 @@
+import pytest
+import torch
+
+from vie import Encoder, VieError, create_model, join_streams, load, save_pretrained
+
+PAIRS = {
+    "vie_two_pathway_s_r18": ("vie_slow_r18", 512 + 512),
+    "vie_two_pathway_sf_r18": ("vie_slowfast_r18", 512 + 640),
+}
+
+
+def finished(name: str, width: int = 4, seed: int = 0):
+    torch.manual_seed(seed)
+    model = create_model(name, width=width, embed_dim=8).train()
+    frames = model.sampling.frames
+    for _ in range(3):  # batch norm has seen something
+        model(torch.randn(4, 3, frames, 32, 32))
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_widths_of_the_paper(name):
+    """512 + 640 for fine-tuning: the fast pathway's 64 channels are not read out."""
+    model = create_model(name)
+    assert model.num_features == model.head.in_features == PAIRS[name][1]
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@torch.no_grad()
+def test_taps_are_those_of_the_finished_networks_joined(name):
+    static, dynamic = finished("vie_single_r18"), finished(PAIRS[name][0], seed=1)
+    hybrid = join_streams(static, dynamic).eval()
+    assert hybrid.model_name == name
+    assert hybrid.sampling == dynamic.sampling
+    clip = torch.randn(2, 3, hybrid.sampling.frames, 40, 40)
+    taps, still, moving = (stream.forward_features(clip) for stream in (hybrid, static, dynamic))
+    assert list(taps) == ["conv1", "conv2", "conv3", "conv4", "conv5"]
+    for tap, joined in taps.items():
+        expected = torch.cat([still[tap].mean(dim=2), moving[tap].mean(dim=2)], dim=1)
+        torch.testing.assert_close(joined.squeeze(2), expected)
+    pooled = torch.cat([static.pooled(clip), moving["conv5"].mean(dim=(2, 3, 4))], dim=1)
+    torch.testing.assert_close(hybrid.pooled(clip), pooled)
+
+
+def test_the_finished_networks_are_copied():
+    static, dynamic = finished("vie_single_r18"), finished("vie_slow_r18")
+    hybrid = join_streams(static, dynamic)
+    with torch.no_grad():
+        static.trunk.stem.weight.zero_()
+    assert hybrid.get_parameter("static.trunk.stem.weight").any()
+    assert not [name for name, _ in hybrid.named_parameters() if name.endswith("head.weight") and name != "head.weight"]
+
+
+def test_saved_and_loaded(tmp_path):
+    hybrid = join_streams(finished("vie_single_r18"), finished("vie_slowfast_r18"))
+    save_pretrained(hybrid, tmp_path, hybrid.sampling)
+    frames = torch.randint(0, 256, (1, 16, 40, 40, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path).pooled(frames), Encoder(hybrid, hybrid.sampling).eval().pooled(frames))
+
+
+@pytest.mark.parametrize(
+    ("static", "dynamic", "width"),
+    [
+        ("vie_slow_r18", "vie_slow_r18", 4),
+        ("vie_single_r18", "vie_resnet3d_r18", 4),
+        ("vie_single_r18", "vie_slow_r18", 8),
+    ],
+)
+def test_no_pair(static, dynamic, width):
+    with pytest.raises(VieError, match="make no hybrid: give a vie_single_r18, and one of vie_slow_r18"):
+        join_streams(create_model(static, width=4), create_model(dynamic, width=width))
