@@ -28,6 +28,8 @@ class DataConfig:
     Attributes:
         path: Folder written by `vie-pretrain prepare`.
         train_split: Split whose videos are the instances.
+        fraction: Share of these videos that are trained on, drawn without replacement by the run's seed; of two
+            fractions, the smaller's videos are among the larger's.
         val_split: Split that the monitor and the evaluation test on.
         frames: Frames in a clip; null takes the model's own.
         stride: Distance between frames, counted at fps; null takes the model's own.
@@ -42,6 +44,7 @@ class DataConfig:
 
     path: str = ""
     train_split: str = "train"
+    fraction: float = 1.0
     val_split: str = "val"
     frames: int | None = None
     stride: int | None = None

@@ -48,9 +48,16 @@ def open_corpus(config: Config) -> Corpus:
         raise VieError(
             f"{shards.path} has no videos in split {data.train_split!r}: set data.train_split to one of {known}"
         )
+    train = draw_fraction(train, data.fraction, config.seed)
     if len(val) == 0:
         logger.warning("%s has no videos in split %r: nothing is tested on the way", shards.path, data.val_split)
     return Corpus(shards, train, val, label_columns(config.monitor.labels, shards, train, val))
+
+
+def draw_fraction(videos: npt.NDArray[np.int64], fraction: float, seed: int) -> npt.NDArray[np.int64]:
+    """A share of the videos, drawn without replacement, in the corpus's order; at least one."""
+    count = max(1, round(fraction * len(videos)))
+    return np.sort(np.random.default_rng(seed).permutation(videos)[:count])
 
 
 def open_reader(corpus: Corpus, data: DataConfig, device: torch.device) -> ClipReader:

@@ -19,6 +19,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "bank.momentum": (0, 1),
     "bank.temperature": (1e-3, math.inf),
     "data.size": (8, math.inf),
+    "data.fraction": (0, 1),
     "instance_recognition.noise": (1, math.inf),
     "runtime.threads": (1, math.inf),
     "augmentation.hue": (0, 0.5),
