@@ -14,11 +14,14 @@ class ModelConfig:
         name: One of vie.list_models().
         embed_dim: Dimensions of the embedding.
         width: Channels of the first stage; every later stage scales with it.
+        start: A saved encoder that the training begins from, as far as names and shapes match (VIE-TRN begins from
+            a finished VIE-Single); null begins from random weights.
     """
 
     name: str = "vie_resnet3d_r18"
     embed_dim: int = 128
     width: int = 64
+    start: str | None = None
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -31,9 +32,12 @@ from pretrain.runtime import (
 )
 from pretrain.settings import dump_config, flatten
 from pretrain.timing import Stopwatch, progress_interval
-from vie import MemoryBank, VieError, create_model
+from vie import MemoryBank, VieError, create_model, load_matching
 from vie.files import write_text_atomically
 from vie.video import augment
+from vie.weights import read_weights
+
+logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.yaml"
 
@@ -79,6 +83,9 @@ class Trainer:
         )
         self.step = 0
         self._resume()
+        if config.model.start and self.step == 0:
+            match = load_matching(self.model, read_weights(config.model.start))
+            logger.warning("the training begins from %s: %s", config.model.start, match)
         with _enough_memory(self.device):
             reader = open_reader(self.corpus, config.data, self.device)
             shape = (config.data.batch_size, 3, sampling.frames, sampling.size, sampling.size)

@@ -12,6 +12,7 @@ from vie.models import Stream, create_model, join_streams, list_models
 from vie.neighbours import nearest
 from vie.objectives import instance_recognition_loss, local_aggregation_loss
 from vie.video.clips import Sampling
+from vie.weights import load_matching
 
 __all__ = [
     "Encoder",
@@ -26,6 +27,7 @@ __all__ = [
     "knn_scores",
     "list_models",
     "load",
+    "load_matching",
     "local_aggregation_loss",
     "nearest",
     "save_pretrained",

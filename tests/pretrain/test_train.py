@@ -502,3 +502,14 @@ def test_config_of_a_run_is_written_in_full(finished):
     content = yaml.safe_load((finished.run / "config.yaml").read_text())
     assert content["optim"] == {"lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4, "drops": []}
     assert content["data"]["batch_size"] == 8
+
+
+def test_begins_from_a_finished_encoder(finished, tiny_corpus, tmp_path):
+    start = f"model.start={finished.run / 'encoder-la'}"
+    trn = trainer(tiny_corpus, tmp_path / "trn", "model.name=vie_trn_r18", "data.frames=4", "data.stride=2", start)
+    assert torch.equal(trn.model.trunk.stem.weight, finished.model.trunk.stem.weight)
+    trn.train()
+    again = trainer(tiny_corpus, tmp_path / "trn", "model.name=vie_trn_r18", "data.frames=4", "data.stride=2", start)
+    assert_same_state(again, trn)
+    with pytest.raises(VieError, match="absent is no folder"):
+        trainer(tiny_corpus, tmp_path / "other", "model.start=absent")
