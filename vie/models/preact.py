@@ -6,7 +6,7 @@ block's first batch norm and ReLU, without batch norm of its own; a last batch n
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -84,7 +84,7 @@ class PreActResNet18(nn.Module):
         num_features: Channels of the last activation.
     """
 
-    def __init__(self, plan: Plan, width: int = 64, joined: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)) -> None:
+    def __init__(self, plan: Plan, width: int = 64, joined: Sequence[int] = (0, 0, 0, 0, 0)) -> None:
         """Builds the network.
 
         Args:

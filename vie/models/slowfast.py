@@ -27,9 +27,9 @@ class SlowFast(Stream):
         narrow = fast_width(width)
         # The fast pathway's channels where it is joined: behind the pool and behind each of the four stages.
         channels = (narrow, narrow, 2 * narrow, 4 * narrow, 8 * narrow)
-        a, b, c, d, e = (2 * number for number in channels)
-        super().__init__(num_features=8 * width + e + 8 * narrow, embed_dim=embed_dim)
-        self.slow = PreActResNet18(SLOW, width, joined=(a, b, c, d, e))
+        joined = [2 * number for number in channels]
+        super().__init__(num_features=8 * width + joined[-1] + 8 * narrow, embed_dim=embed_dim)
+        self.slow = PreActResNet18(SLOW, width, joined)
         self.fast = PreActResNet18(FAST, narrow)
         self.laterals = nn.ModuleList(conv(3, number, 2 * number, (5, 1, 1), (ALPHA, 1, 1)) for number in channels)
         self.laterals.apply(init_weights)
