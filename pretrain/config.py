@@ -108,6 +108,19 @@ class LocalAggregationConfig:
 
 
 @dataclass
+class BaselineConfig:
+    """Methods that VIE is measured against.
+
+    Attributes:
+        steps: Of their training.
+        label: Label column that supervised training learns; null takes the corpus's first.
+    """
+
+    steps: int = 100_000
+    label: str | None = None
+
+
+@dataclass
 class OptimConfig:
     """SGD.
 
@@ -172,12 +185,14 @@ class Config:
     Attributes:
         run: Folder that the run writes to. The same command continues a run that was stopped.
         seed: Of the initialisation, the data order, the augmentation and the noise.
+        method: "vie", or what it is measured against.
         model: The stream.
         data: The corpus and its clips.
         augmentation: Strengths.
         bank: The memory bank.
         instance_recognition: The first objective.
         local_aggregation: The second objective.
+        baseline: Of the other methods.
         optim: The optimiser and its schedule.
         runtime: Device and precision.
         monitor: Measurements on the way.
@@ -185,16 +200,20 @@ class Config:
 
     run: str = ""
     seed: int = 0
+    method: Literal["vie"] = "vie"
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augmentation: Augmentation = field(default_factory=Augmentation)
     bank: BankConfig = field(default_factory=BankConfig)
     instance_recognition: InstanceRecognitionConfig = field(default_factory=InstanceRecognitionConfig)
     local_aggregation: LocalAggregationConfig = field(default_factory=LocalAggregationConfig)
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
     @property
     def total_steps(self) -> int:
+        if self.method != "vie":
+            return self.baseline.steps
         return self.instance_recognition.steps + self.local_aggregation.steps

@@ -27,15 +27,22 @@ class Monitor:
     """Tests a network on the held-out videos of its corpus; without any, every test is empty."""
 
     def __init__(
-        self, config: Config, corpus: Corpus, reader: ClipReader, sampling: Sampling, device: torch.device
+        self,
+        config: Config,
+        corpus: Corpus,
+        reader: ClipReader,
+        sampling: Sampling,
+        device: torch.device,
+        method: str,
     ) -> None:
-        """Prepares the tests of a run; ``config`` is resolved."""
+        """Prepares the tests of a run; ``config`` is resolved, ``method`` names what the encoders come from."""
         self.config = config
         self.run = Path(config.run)
         self.corpus = corpus
         self.reader = reader
         self.sampling = sampling
         self.device = device
+        self.method = method
         self.autocast = autocast_to(config.runtime.precision, device)
 
     def test(self, model: Stream) -> tuple[list[Row], dict[str, Tensor]]:
@@ -67,7 +74,7 @@ class Monitor:
         rows, features = self.test(model)
         protocol = evaluate.protocol(self.config.monitor.clips)
         provenance = {
-            "method": "VIE (Zhuang et al., CVPR 2020)",
+            "method": self.method,
             "seed": self.config.seed,
             "corpus": self.corpus.shards.path.name,
             "splits": {"train": len(self.corpus.train_videos), "val": len(self.corpus.val_videos)},

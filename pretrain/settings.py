@@ -29,7 +29,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("data.fps", "data.workers"), (0, math.inf)),
     **{f"local_aggregation.{name}": (1, math.inf) for name in ("clusters", "neighbours", "clusterings", "iterations")},
     **dict.fromkeys(("local_aggregation.refresh_epochs",), (1, math.inf)),
-    **dict.fromkeys(("instance_recognition.steps", "local_aggregation.steps"), (0, math.inf)),
+    **{f"{group}.steps": (0, math.inf) for group in ("instance_recognition", "local_aggregation", "baseline")},
     **{f"optim.{name}": (0, math.inf) for name in ("lr", "momentum", "weight_decay")},
     **{f"monitor.{name}_every": (0, math.inf) for name in ("log", "knn", "evaluate", "checkpoint")},
 }

@@ -18,10 +18,9 @@ from pretrain.config import Config
 from pretrain.corpus import open_corpus, open_reader
 from pretrain.failures import Failures
 from pretrain.history import History
+from pretrain.methods import create_method
 from pretrain.monitor import Monitor
-from pretrain.objective import Objective
 from pretrain.optim import learning_rate, make_optimizer
-from pretrain.order import steps_per_epoch
 from pretrain.prefetch import stream
 from pretrain.runtime import (
     resolve,
@@ -32,7 +31,7 @@ from pretrain.runtime import (
 )
 from pretrain.settings import dump_config, flatten
 from pretrain.timing import Stopwatch, progress_interval
-from vie import MemoryBank, VieError, create_model, load_matching
+from vie import VieError, create_model, load_matching
 from vie.files import write_text_atomically
 from vie.video import augment
 from vie.weights import read_weights
@@ -41,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.yaml"
 
-FREE = ("run", "data.path", "data.workers", "local_aggregation.steps", "runtime.device")
+FREE = ("run", "data.path", "data.workers", "local_aggregation.steps", "baseline.steps", "runtime.device")
 """Settings that may differ when a run is continued, besides the monitor's: they change no step that was taken."""
 
 
@@ -50,7 +49,7 @@ class Trainer:
 
     Attributes:
         config: Resolved: without "auto" and null.
-        model, optimizer, objective: What is trained, by what, towards what (the bank is the objective's).
+        model, method, optimizer: What is trained, towards what, by what.
         step: Steps taken.
     """
 
@@ -69,18 +68,11 @@ class Trainer:
         sampling = resolve_sampling(config, model.sampling)
         self.config = config = resolve(config, sampling, self.device, instances)
         self.model = model.to(self.device)
+        self.method = create_method(config, self.model, self.corpus, self.device)
+        network = self.method.network.to(self.device)
         if config.runtime.channels_last:
-            use_channels_last(self.model, self.device)
-        self.optimizer = make_optimizer(self.model, config.optim)
-        bank = MemoryBank(instances, config.model.embed_dim, config.bank.momentum, seed=config.seed)
-        self.objective = Objective(
-            bank.to(self.device),
-            config.bank,
-            config.instance_recognition,
-            config.local_aggregation,
-            seed=config.seed,
-            steps_per_epoch=steps_per_epoch(instances, config.data.batch_size),
-        )
+            use_channels_last(network, self.device)
+        self.optimizer = make_optimizer(network, config.optim)
         self.step = 0
         self._resume()
         if config.model.start and self.step == 0:
@@ -88,19 +80,21 @@ class Trainer:
             logger.warning("the training begins from %s: %s", config.model.start, match)
         with _enough_memory(self.device):
             reader = open_reader(self.corpus, config.data, self.device)
-            shape = (config.data.batch_size, 3, sampling.frames, sampling.size, sampling.size)
-            self.forward = training_forward(self.model, config.runtime, shape, self.device)
+            clip = self.method.sampling(sampling)
+            batch_size = self.method.views * config.data.batch_size
+            shape = self.method.clip_shape((batch_size, 3, clip.frames, clip.size, clip.size))
+            self.forward = training_forward(network, config.runtime, shape, self.device)
         self.clips = TrainClips(
             self.corpus.shards,
             self.corpus.train_videos,
             reader,
-            sampling,
+            clip,
             config.augmentation,
             batch_size=config.data.batch_size,
             seed=config.seed,
             steps=config.total_steps,
         )
-        self.monitor = Monitor(config, self.corpus, reader, sampling, self.device)
+        self.monitor = Monitor(config, self.corpus, reader, sampling, self.device, self.method.citation)
 
     def train(self) -> None:
         """Runs all steps that are left; writes the record, checkpoints, evaluations and encoders.
@@ -125,7 +119,7 @@ class Trainer:
         failures = Failures(self.run, self.step, names)
         if self.step == 0:
             history.add(0, evaluation=self.monitor.keep_stage("random", 0, self.model))
-        self.model.train()
+        self.method.network.train()
         batches = stream(
             self.clips,
             range(self.step, config.total_steps),
@@ -143,7 +137,7 @@ class Trainer:
         ) as progress:
             for batch in batches:
                 watch.lap("data")
-                stage = self.objective.stage(self.step)
+                stage = self.method.stage(self.step)
                 losses += self._train_step(batch)
                 failures.add(self.step, batch.failures)
                 self.step += 1
@@ -164,36 +158,33 @@ class Trainer:
                         clips_per_s=timing.steps * config.data.batch_size / timing.working,
                         **{f"{name}_s": seconds for name, seconds in timing.seconds.items()},
                     )
-                if self._due(every.knn_every):
-                    bank = self.objective.bank.embeddings
+                if self._due(every.knn_every) and self.method.bank is not None:
+                    bank = self.method.bank.embeddings
                     history.add(self.step, monitor=self.monitor.test_on_bank(self.model, bank))
-                if self.step in self._stage_ends:
+                if self.step in self.method.stages.values():
                     history.add(self.step, evaluation=self.monitor.keep_stage(stage, self.step, self.model))
                 elif self._due(every.evaluate_every):
                     history.add(self.step, evaluation=self.monitor.test(self.model)[0])
-                if self._due(every.checkpoint_every) or self.step in self._stage_ends:
+                if self._due(every.checkpoint_every) or self.step in self.method.stages.values():
                     self._save()
                 watch.lap("other")
         history.close()
 
     def _train_step(self, batch: TrainBatch) -> torch.Tensor:
-        self.objective.begin_step(self.step)
+        self.method.begin_step(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config.optim, self.step)
         frames = batch.frames.to(self.device, non_blocking=True)
         clip = augment(frames, batch.drawn, self.clips.sampling.size, batch.boxes)
         instances = torch.from_numpy(batch.instances).to(self.device, non_blocking=True)
-        embedding = self.forward(clip)
-        loss = self.objective.loss(embedding, instances, self.step)
+        taken, target = self.method.inputs(clip, instances, self.step)
+        output = self.forward(taken)
+        loss = self.method.loss(output, target, self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        self.objective.end_step(embedding, instances)
+        self.method.end_step(output, target)
         return loss.detach()
-
-    @property
-    def _stage_ends(self) -> tuple[int, int]:
-        return self.config.instance_recognition.steps, self.config.total_steps
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -202,7 +193,7 @@ class Trainer:
         """Raises ``VieError`` before a loss that is no number gets into anything that is kept."""
         every = self.config.monitor
         keeps = (every.log_every, every.knn_every, every.evaluate_every, every.checkpoint_every)
-        if self.step not in self._stage_ends and not any(self._due(period) for period in keeps):
+        if self.step not in self.method.stages.values() and not any(self._due(period) for period in keeps):
             return
         if not torch.isfinite(losses):
             raise VieError(
@@ -227,10 +218,9 @@ class Trainer:
             "config": asdict(self.config),
             "corpus": self.corpus.fingerprint(),
             "step": self.step,
-            "model": self.model.state_dict(),
+            "network": self.method.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "bank": self.objective.bank.state_dict(),
-            "labels": self.objective.labels,
+            "method": self.method.state_dict(),
         }
         save_checkpoint(self.run, state)
 
@@ -257,10 +247,9 @@ class Trainer:
                 f"{self.corpus.shards.path} holds other training videos than those of the run in {self.run}: "
                 "give the corpus that it began with, or another folder as run=FOLDER"
             )
-        self.model.load_state_dict(state["model"])
+        self.method.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.objective.bank.load_state_dict(state["bank"])
-        self.objective.labels = state["labels"].to(self.device)
+        self.method.load_state_dict(state["method"])
         self.step = state["step"]
 
 

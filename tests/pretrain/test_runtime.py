@@ -66,8 +66,8 @@ def test_steps_on_the_gpu_are_those_on_the_cpu(mode, cache, tiny_corpus, tmp_pat
     on_gpu = trained(
         tiny_corpus, tmp_path / "gpu", *settings, "runtime.device=cuda", f"runtime.mode={mode}", f"data.cache={cache}"
     )
-    assert on_gpu.objective.bank.embeddings.device.type == "cuda"
-    assert likeness(on_cpu.objective.bank.embeddings, on_gpu.objective.bank.embeddings.cpu()) > 0.98
+    assert on_gpu.method.bank.embeddings.device.type == "cuda"
+    assert likeness(on_cpu.method.bank.embeddings, on_gpu.method.bank.embeddings.cpu()) > 0.98
 
 
 @NEEDS_GPU
@@ -78,7 +78,7 @@ def test_local_aggregation_and_resume_on_the_gpu(mode, tiny_corpus, tmp_path):
     job = trained(tiny_corpus, tmp_path / "run", *settings)
     longer = trained(tiny_corpus, tmp_path / "run", *settings, "local_aggregation.steps=14")
     assert (job.step, longer.step) == (12, 18)
-    assert likeness(longer.objective.bank.embeddings, whole.objective.bank.embeddings) > 0.98
+    assert likeness(longer.method.bank.embeddings, whole.method.bank.embeddings) > 0.98
 
 
 def test_cuda_graph_needs_a_gpu(tiny_corpus, tmp_path):

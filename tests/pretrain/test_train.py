@@ -48,8 +48,8 @@ def state(job: Trainer) -> dict[str, Tensor]:
     return {
         **{f"model.{name}": tensor for name, tensor in job.model.state_dict().items()},
         **{f"momentum.{number}": slot["momentum_buffer"] for number, slot in momenta.items()},
-        "bank": job.objective.bank.embeddings,
-        "labels": job.objective.labels,
+        "bank": job.method.bank.embeddings,
+        "labels": job.method.objective.labels,
     }
 
 
@@ -163,10 +163,10 @@ class TestWholeRun:
         assert not torch.allclose(before, random)
 
     def test_bank_holds_the_videos(self, finished):
-        bank = finished.objective.bank.embeddings
+        bank = finished.method.bank.embeddings
         torch.testing.assert_close(bank.norm(dim=1), torch.ones(48))
-        assert finished.objective.labels.shape == (1, 48)
-        assert finished.objective.labels.max() == 5
+        assert finished.method.objective.labels.shape == (1, 48)
+        assert finished.method.objective.labels.max() == 5
 
 
 class TestRepeats:
@@ -390,7 +390,7 @@ class TestCorpora:
         job = trained(mixed_corpus, tmp_path / "run", *settings)
         encoder = load(job.run / "encoder-la")
         assert (encoder.sampling.frames, encoder.sampling.stride, encoder.sampling.fps) == (4, 2, None)
-        assert torch.isfinite(job.objective.bank.embeddings).all()
+        assert torch.isfinite(job.method.bank.embeddings).all()
 
     def test_without_labels(self, finished, tiny_corpus, tmp_path):
         corpus = shutil.copytree(tiny_corpus, tmp_path / "corpus")
@@ -403,7 +403,7 @@ class TestCorpora:
         corpus = shutil.copytree(tiny_corpus, tmp_path / "corpus")
         rewrite_index(corpus, {"split": ["train"] * 64})
         job = trained(corpus, tmp_path / "run", "local_aggregation.steps=2")
-        assert len(job.objective.bank) == 64
+        assert len(job.method.bank) == 64
         assert load(job.run / "encoder-la")(frames_of(corpus, range(2))).shape == (2, 16)
 
     def test_without_the_train_split(self, tiny_corpus, tmp_path):
@@ -420,9 +420,9 @@ class TestCorpora:
 
     def test_damaged_videos_keep_their_rows(self, tiny_corpus, tmp_path):
         corpus = damaged(tiny_corpus, tmp_path / "corpus", 5, 30)
-        fresh = trainer(corpus, tmp_path / "run").objective.bank.embeddings.clone()
+        fresh = trainer(corpus, tmp_path / "run").method.bank.embeddings.clone()
         job = trained(corpus, tmp_path / "run")
-        bank = job.objective.bank.embeddings
+        bank = job.method.bank.embeddings
         moved = (bank != fresh).any(dim=1)
         assert [instance for instance in range(48) if not moved[instance]] == [5, 30]
         with (job.run / FAILURES_NAME).open(newline="") as file:
