@@ -6,13 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser
 
 from pretrain.config import Config
 from vie import VieError
+
+Settings = TypeVar("Settings")
 
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1),
@@ -40,27 +42,35 @@ RECIPES = Path(__file__).parent / "recipes"
 
 def config_parser() -> ArgumentParser:
     """A parser that knows every key of ``Config``, its type and its description."""
-    parser = ArgumentParser(exit_on_error=False, usage="vie-pretrain train --config RECIPE key=value …")
-    parser.add_argument("--config", action="config", help="a recipe: a YAML file, or the name of one that comes along")
-    parser.add_class_arguments(Config)
+    parser = _parser(Config)
+    parser.usage = "vie-pretrain train --config RECIPE key=value …"
     return parser
 
 
 def parse_config(recipes: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
-    """Builds a config from recipes and overrides, each over those before it.
+    """Builds the config of a run from recipes and overrides; see ``parse_settings``."""
+    return parse_settings(Config, recipes, overrides, RECIPES)
+
+
+def parse_settings(
+    kind: type[Settings], recipes: Sequence[str | Path], overrides: Sequence[str], folder: Path
+) -> Settings:
+    """Builds settings from YAML files and overrides, each over those before it.
 
     Args:
-        recipes: YAML files, or names of the recipes that come with the package.
+        kind: A dataclass of dataclasses with defaults for everything.
+        recipes: YAML files, or names of those in ``folder``.
         overrides: ``key=value``, with dotted keys.
+        folder: Where the files that come along lie.
 
     Raises:
-        VieError: A recipe is missing, a key is unknown (the message names the nearest right one) or a value is of the
-            wrong type.
+        VieError: A file is missing, a key is unknown (the message names the nearest right one), or a value is of the
+            wrong type or out of range.
     """
-    known = list(flatten(asdict(Config())))
+    known = list(flatten(asdict(kind())))  # type: ignore[call-overload]
     arguments: list[str] = []
     for recipe in recipes:
-        path = find_recipe(recipe)
+        path = find_recipe(recipe, folder)
         for key, value in flatten(_read_yaml(path)).items():
             _check_key(key, known, str(path))
             arguments.append(f"--{key}={value if isinstance(value, str) else json.dumps(_plain(value), default=str)}")
@@ -70,18 +80,25 @@ def parse_config(recipes: Sequence[str | Path], overrides: Sequence[str] = ()) -
             raise VieError(f"{override!r} is no setting: write key=value, for example data.path=FOLDER")
         _check_key(key, known, "the command line")
         arguments.append(f"--{key}={value}")
-    parser = config_parser()
+    parser = _parser(kind)
     try:
         values = parser.instantiate(parser.parse_args(arguments)).as_dict()
     except Exception as error:  # jsonargparse raises errors of many types for a bad value
         raise VieError("bad setting: " + " ".join(str(error).split())) from error
     values.pop("config", None)
-    config = Config(**values)
-    for key, value in flatten(asdict(config)).items():
+    settings = kind(**values)
+    for key, value in flatten(asdict(settings)).items():  # type: ignore[call-overload]
         least, greatest = RANGES.get(key, (-math.inf, math.inf))
         if isinstance(value, int | float) and not least <= value <= greatest:
             raise VieError(f"{key}={value} is out of range: give {_interval(least, greatest)}")
-    return config
+    return settings
+
+
+def _parser(kind: type) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config", help="a recipe: a YAML file, or the name of one that comes along")
+    parser.add_class_arguments(kind)
+    return parser
 
 
 def _interval(least: float, greatest: float) -> str:
@@ -93,15 +110,15 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
 
 
-def find_recipe(recipe: str | Path) -> Path:
-    """The file of a recipe, by path or by name."""
-    for path in (Path(recipe), RECIPES / f"{recipe}.yaml"):
+def find_recipe(recipe: str | Path, folder: Path = RECIPES) -> Path:
+    """The file of a recipe, by path or by its name in a folder."""
+    for path in (Path(recipe), folder / f"{recipe}.yaml"):
         if path.is_file():
             return path
-    names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
     near = difflib.get_close_matches(str(recipe), names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"give a YAML file, or one of {', '.join(names)}"
-    raise VieError(f"there is no recipe {str(recipe)!r}: {hint}")
+    raise VieError(f"there is no {folder.name.removesuffix('s')} {str(recipe)!r}: {hint}")
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:
