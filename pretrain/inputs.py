@@ -1,39 +1,18 @@
-"""What a corpus is made of: the video files, their splits and their labels, from whichever listing the user has."""
+"""What a corpus is made of: the files, their splits and their labels, from whichever listing the user has."""
 
 import csv
 import io
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from hashlib import blake2b
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from pretrain.folders import EXTENSIONS, by_stem, places, walk
+from pretrain.listed import LABEL, Video, held_out, split_word
 from vie.errors import VieError
+from vie.video.picture import is_picture
 
-# In order of preference where one video exists in several formats.
-VIDEO_EXTENSIONS = (
-    ".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".ts",
-)  # fmt: skip
-SPLITS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "valid": "val", "test": "test"}
-LABEL = "label"  # the label column of listings that have only one, nameless
 KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
-
-
-@dataclass(frozen=True)
-class Video:
-    """One video of a corpus.
-
-    Attributes:
-        name: Path relative to the corpus, with forward slashes; unique within it.
-        path: Where the file is, or should be.
-        split: ``train``, ``val``, ``test`` or the source's own word.
-        labels: Class name by label column; a column without a label for this video is left out.
-    """
-
-    name: str
-    path: Path
-    split: str
-    labels: dict[str, str] = field(default_factory=dict)
 
 
 def list_videos(
@@ -42,13 +21,14 @@ def list_videos(
     labels: Sequence[str] | None = None,
     val_fraction: float = 0.0,
 ) -> list[Video]:
-    """Lists the videos of a corpus; no video is opened.
+    """Lists the videos of a corpus, or its pictures; none is opened.
 
     Args:
         source: One of
 
             - a folder ``{train,val,test}/{class}/*``, or ``{class}/*``: one label column, ``label``;
-            - any other folder: every video below it, without labels; links are followed, to each folder once;
+            - any other folder: every video below it, without labels; links are followed, to each folder once. Pictures
+              are listed only where a folder holds no video;
             - Kinetics' CSV (``label,youtube_id,time_start,time_end,split``), whose files
               ``{youtube_id}_{start:06d}_{end:06d}.mp4`` lie anywhere below ``root``; absent files stay in the list;
             - a CSV with a column ``path``, if wanted ``split``, and label columns;
@@ -82,13 +62,13 @@ def list_videos(
     else:
         raise VieError(f"{source}: not a listing of videos: give a folder, a .csv or a .txt list")
     if not videos:
-        raise VieError(f"{source}: no video in it: known formats are {' '.join(VIDEO_EXTENSIONS)}")
+        raise VieError(f"{source}: no video in it: known formats are {' '.join(EXTENSIONS)}")
     _check_names(source, videos)
     kept = _select(source, columns, labels)
     return [
         replace(
             video,
-            split=video.split or _held_out(video.name, val_fraction),
+            split=video.split or held_out(video.name, val_fraction),
             labels={column: video.labels[column] for column in kept if video.labels.get(column)},
         )
         for video in videos
@@ -96,22 +76,15 @@ def list_videos(
 
 
 def _from_folder(root: Path) -> tuple[list[str], list[Video]]:
-    names = sorted(_walk(root))
-    places = [PurePosixPath(name).parts for name in names]
-    has_splits = bool(places) and all(len(place) > 1 and place[0].lower() in SPLITS for place in places)
-    inner = [place[1:] if has_splits else place for place in places]
-    # A lone folder says nothing about its videos, and deeper trees give no hint which level is the class.
-    has_classes = all(len(place) == 2 for place in inner) and len({place[0] for place in inner}) > 1
+    every = sorted(walk(root))
+    # Pictures beside videos are their thumbnails.
+    names = [name for name in every if not is_picture(name)] or every
+    found = places(names)
     videos = [
-        Video(
-            name=name,
-            path=root / name,
-            split=SPLITS[place[0].lower()] if has_splits else "",
-            labels={LABEL: rest[0]} if has_classes else {},
-        )
-        for name, place, rest in zip(names, places, inner, strict=True)
+        Video(name, root / name, place.split, {LABEL: place.label} if place.label else {})
+        for name, place in zip(names, found, strict=True)
     ]
-    return ([LABEL] if has_classes else []), videos
+    return ([LABEL] if any(place.label for place in found) else []), videos
 
 
 def _from_csv(source: Path, base: Path) -> tuple[list[str], list[Video]]:
@@ -139,7 +112,7 @@ def _from_csv(source: Path, base: Path) -> tuple[list[str], list[Video]]:
 
 
 def _from_kinetics(source: Path, rows: list[dict[str, str]], base: Path) -> list[Video]:
-    found = _by_stem(base)
+    found = by_stem(base)
     videos = []
     for number, row in enumerate(rows, start=2):
         try:
@@ -149,7 +122,7 @@ def _from_kinetics(source: Path, rows: list[dict[str, str]], base: Path) -> list
         stem = f"{row['youtube_id']}_{start:06d}_{end:06d}"
         name = found.get(stem, stem + ".mp4")
         labels = {LABEL: row[LABEL]} if row.get(LABEL) else {}
-        videos.append(Video(name, base / name, _split(row.get("split", "")), labels))
+        videos.append(Video(name, base / name, split_word(row.get("split", "")), labels))
     return videos
 
 
@@ -170,46 +143,7 @@ def _read_text(source: Path) -> str:
 def _listed(given: str, base: Path, split: str, labels: dict[str, str]) -> Video:
     path = base / given
     name = os.path.normpath(os.path.relpath(path, base) if os.path.isabs(given) else given)
-    return Video(PurePosixPath(*Path(name).parts).as_posix(), path, _split(split), labels)
-
-
-def _walk(root: Path) -> Iterable[str]:
-    """Relative paths, with forward slashes, of all videos below a folder; a folder reached twice is listed once."""
-    visited: set[tuple[int, int]] = set()
-    for folder, inner, files in os.walk(root, followlinks=True):
-        state = os.stat(folder)
-        if (state.st_dev, state.st_ino) in visited:
-            inner.clear()
-            continue
-        visited.add((state.st_dev, state.st_ino))
-        inner[:] = sorted(name for name in inner if not name.startswith(".") and name != "__MACOSX")
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS:
-                yield (Path(folder) / name).relative_to(root).as_posix()
-
-
-def _by_stem(root: Path) -> dict[str, str]:
-    """The best file for each stem: preferred format first, then the shallowest place."""
-
-    def rank(name: str) -> tuple[int, int, str]:
-        place = PurePosixPath(name)
-        return VIDEO_EXTENSIONS.index(place.suffix.lower()), len(place.parts), name
-
-    found: dict[str, str] = {}
-    for name in _walk(root):
-        stem = PurePosixPath(name).stem
-        if stem not in found or rank(name) < rank(found[stem]):
-            found[stem] = name
-    return found
-
-
-def _split(word: str) -> str:
-    return SPLITS.get(word.lower(), word)
-
-
-def _held_out(name: str, fraction: float) -> str:
-    share = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
-    return "val" if share < fraction else "train"
+    return Video(PurePosixPath(*Path(name).parts).as_posix(), path, split_word(split), labels)
 
 
 def _select(source: Path, columns: list[str], labels: Sequence[str] | None) -> list[str]:

@@ -1,36 +1,27 @@
 """Preparation of a corpus: every video once decoded, shrunk and stored as JPEG frames in shards, resumably."""
 
 import csv
-import errno
-import fcntl
 import io
 import json
 import logging
 import os
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from pretrain.inputs import Video
+from pretrain.corpus_folder import DATASET_NAME, FORMAT, disk_errors, marked_settings, sole_run, write_corpus
+from pretrain.listed import Video
 from pretrain.shard_writer import ShardWriter, SourceKey, Stored, read_finished, source_key
 from pretrain.worker_pool import Job, transcode_all
 from vie.errors import VieError
 from vie.files import write_text_atomically
-from vie.video.shards import INDEX_NAME, LABEL_PREFIX, write_index
 from vie.video.source import Decoder, require_decoder
 
-FORMAT = "mjpeg-1"
-DATASET_NAME = "dataset.json"
-LOCK_NAME = ".lock"
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FAILED_NAME = "failed.csv"
 FAILED_COLUMNS = ("name", "reason", "size", "mtime_ns", "decoder", "timeout")
 logger = logging.getLogger(__name__)
@@ -119,9 +110,9 @@ def prepare(
         raise VieError("there is no video to prepare: the list is empty")
     require_decoder(config.decoder)
     settings = {"format": FORMAT, "short_side": config.short_side, "quality": config.quality}
-    with _disk_errors(folder), _sole_run(folder):
+    with disk_errors(folder), sole_run(folder):
         stored = read_finished(folder, settings)
-        if _marked_settings(folder) != settings:
+        if marked_settings(folder) != settings:
             write_text_atomically(folder / DATASET_NAME, json.dumps({"settings": settings}, indent=2) + "\n")
         known_failures = _read_failures(folder / FAILED_NAME)
         keys = [source_key(video) for video in videos]
@@ -140,7 +131,7 @@ def prepare(
                 f"none of the {len(videos)} videos can be decoded ({first.key.name}: {first.reason}): "
                 f"see {folder / FAILED_NAME}"
             )
-        _write_corpus(folder, videos, keys, stored, settings)
+        write_corpus(folder, videos, keys, stored, settings)
     failed = {key.name: failures[key].reason for key in keys if key in failures}
     return PrepareReport(prepared, failed, skipped, time.monotonic() - began)
 
@@ -180,38 +171,6 @@ def _store(
     return prepared
 
 
-def _write_corpus(
-    folder: Path,
-    videos: Sequence[Video],
-    keys: Sequence[SourceKey],
-    stored: dict[SourceKey, Stored],
-    settings: dict[str, object],
-) -> None:
-    """Writes the index and the description over all listed videos that are stored."""
-    present = [(video, stored[key]) for video, key in zip(videos, keys, strict=True) if key in stored]
-    label_columns = list(dict.fromkeys(column for video in videos for column in video.labels))
-    rows = [
-        {"name": video.name, "split": video.split, **vars(place)}
-        | {LABEL_PREFIX + column: label for column, label in video.labels.items()}
-        for video, place in present
-    ]
-    write_index(folder / INDEX_NAME, rows, label_columns)
-    description = {
-        "settings": settings,
-        "videos": len(present),
-        "failed": len(videos) - len(present),
-        "splits": dict(Counter(video.split for video, _ in present)),
-        "label_columns": label_columns,
-        "frames": sum(len(place.frame_bytes) for _, place in present),
-        "bytes": sum(int(place.frame_bytes.sum(dtype=np.int64)) for _, place in present),
-        "shards": len({place.shard for _, place in present}),
-        "versions": {
-            package: _version(package) for package in ("vie", "torch", "torchvision", "decord2", "torchcodec")
-        },
-    }
-    write_text_atomically(folder / DATASET_NAME, json.dumps(description, indent=2) + "\n")
-
-
 def _still_valid(failure: _Failure, config: PrepareConfig) -> bool:
     return failure.decoder == config.decoder and failure.timeout == config.timeout
 
@@ -241,59 +200,8 @@ def _write_failures(path: Path, failures: Iterable[_Failure]) -> None:
     write_text_atomically(path, text.getvalue())
 
 
-@contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise VieError(
-                f"{folder}: the disk is full ({error.strerror}): make room and run again; finished shards are kept"
-            ) from error
-        raise VieError(f"{folder}: cannot be written ({error}): choose another folder") from error
-
-
-@contextmanager
-def _sole_run(folder: Path) -> Iterator[None]:
-    """Holds the folder for this run; the system lets go of it however the run ends.
-
-    Raises:
-        VieError: The folder holds something other than a prepared corpus, or another run is at work in it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    # A run that was stopped at once, or starts at this moment, may have left these two and no more.
-    foreign = {path.name for path in folder.iterdir()} - {LOCK_NAME, DATASET_NAME + ".partial"}
-    if foreign and _marked_settings(folder) is None:
-        raise VieError(
-            f"{folder}: holds files ({min(foreign)!a}) but no prepared corpus ({DATASET_NAME} is missing or not ours): "
-            "choose another folder or an empty one"
-        )
-    with (folder / LOCK_NAME).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise VieError(f"{folder}: another run is preparing this corpus: wait for it, or stop it") from error
-        yield
-
-
-def _marked_settings(folder: Path) -> dict[str, object] | None:
-    """The settings that a prepared corpus was begun with; none where the folder is not one."""
-    try:
-        settings: dict[str, object] = json.loads((folder / DATASET_NAME).read_bytes())["settings"]
-        return settings if str(settings["format"]).startswith("mjpeg-") else None
-    except (FileNotFoundError, KeyError, TypeError, ValueError):
-        return None
-
-
 def _processors() -> int:
     """Processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

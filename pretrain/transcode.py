@@ -4,61 +4,48 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.io import encode_jpeg
-from torchvision.transforms.v2.functional import resize
 
+from pretrain.frames import Transcoded, encode_frames
+from pretrain.frames import shrink as shrink
 from vie.errors import VieError
+from vie.video.picture import is_picture, read_picture
 from vie.video.source import Decoder, open_video
 
 CHUNK = 16  # frames decoded at once: large enough for speed, small enough for a worker's memory at 4K
+PICTURE_FPS = 25.0  # a rate that every sampling takes; one frame is the same at any
 TOLERATED_LOSS = 0.05  # share of the announced frames that may be missing at the end
-
-
-@dataclass(frozen=True)
-class Transcoded:
-    """The frames of a video as JPEG files.
-
-    Attributes:
-        stream: The JPEG files one after another.
-        frame_bytes: Length of each, in bytes.
-        fps: Frames per second of the source; every frame is kept.
-        height, width: Size of the stored frames, in pixels.
-    """
-
-    stream: bytes
-    frame_bytes: list[int]
-    fps: float
-    height: int
-    width: int
 
 
 def transcode(
     path: Path, short_side: int, quality: int, decoder: Decoder = "decord", min_frames: int = 3
 ) -> Transcoded:
-    """Decodes a whole video, shrinks it and encodes every frame as JPEG.
+    """Decodes a whole video, shrinks it and encodes every frame as JPEG; a picture is a video of one frame.
 
     Args:
-        path: The video file.
+        path: The video or picture file.
         short_side: Pixels of the shorter side of the stored frames; smaller videos keep their size.
         quality: JPEG quality, 1 to 100.
         decoder: See ``vie.video.source.open_video``.
-        min_frames: A video with fewer frames is refused.
+        min_frames: A video with fewer frames is refused; a picture is not.
 
     Raises:
         VieError: The file is missing, empty, no video, damaged, truncated or too short, or tells no frame rate.
     """
+    _require_content(path)
+    if is_picture(path):
+        return encode_frames(PICTURE_FPS, [read_picture(path)[None]], short_side, quality)
     announced = announced_frames(path)
     try:
-        result = _encode(*_decode(path, decoder), short_side, quality)
+        result = encode_frames(*_decode(path, decoder), short_side, quality)
     except VieError:
-        result = _encode(*_salvage(path), short_side, quality)
+        result = encode_frames(*_salvage(path), short_side, quality)
     count = len(result.frame_bytes)
     if count < (1 - TOLERATED_LOSS) * announced:
         raise VieError(f"{path}: truncated or damaged: {count} of {announced} frames can be decoded")
@@ -67,37 +54,14 @@ def transcode(
     return result if _is_rate(result.fps) else replace(result, fps=_guessed_rate(path))
 
 
-def shrink(frames: Tensor, short_side: int) -> Tensor:
-    """Resizes frames so that the shorter side is ``short_side``; smaller frames are left alone.
-
-    Args:
-        frames: uint8 (T, H, W, 3).
-        short_side: Pixels.
-
-    Returns:
-        uint8 (T, 3, H', W').
-    """
-    images = frames.permute(0, 3, 1, 2)
-    height, width = images.shape[2:]
-    scale = short_side / min(height, width)
-    if scale >= 1:
-        return images
-    small: Tensor = resize(images, [round(height * scale), round(width * scale)], antialias=True)
-    return small
-
-
 def announced_frames(path: Path) -> int:
     """Number of frames that the container promises, whether or not they are there.
 
     A decoder's own count does not serve: it counts the packets that are present, so a truncated file looks complete.
 
     Raises:
-        VieError: The file is missing, empty, no media file, or holds no video stream.
+        VieError: The file is no media file, or holds no video stream.
     """
-    if not path.is_file():
-        raise VieError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise VieError(f"{path}: the file is empty (0 bytes)")
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -112,6 +76,13 @@ def announced_frames(path: Path) -> int:
     except av.FFmpegError as error:
         cause = error.strerror or type(error).__name__
         raise VieError(f"{path}: not a video file, or cut before its header ({cause})") from error
+
+
+def _require_content(path: Path) -> None:
+    if not path.is_file():
+        raise VieError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise VieError(f"{path}: the file is empty (0 bytes)")
 
 
 def _is_rate(fps: float) -> bool:
@@ -173,16 +144,6 @@ def _salvage(path: Path) -> tuple[float, Iterator[Tensor]]:
 def _pixels(frame: av.VideoFrame) -> Tensor:
     upright = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)  # as the other decoders do by themselves
     return torch.from_numpy(upright.copy())[None]
-
-
-def _encode(fps: float, chunks: Iterator[Tensor], short_side: int, quality: int) -> Transcoded:
-    encoded: list[bytes] = []
-    height = width = 0
-    for frames in chunks:
-        small = shrink(frames, short_side)
-        height, width = small.shape[2:]
-        encoded.extend(encode_jpeg(image, quality=quality).numpy().tobytes() for image in small.contiguous())
-    return Transcoded(b"".join(encoded), [len(frame) for frame in encoded], fps, height, width)
 
 
 def start_worker() -> None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
-from pretrain.inputs import Video
-from pretrain.transcode import Transcoded, start_worker, transcode
+from pretrain.frames import Transcoded
+from pretrain.listed import Video
+from pretrain.transcode import start_worker, transcode
 from vie.errors import VieError
 from vie.video.source import Decoder
 
