@@ -8,7 +8,7 @@ from typing import NoReturn
 from vie import VieError
 
 
-class _Parser(argparse.ArgumentParser):
+class CommandParser(argparse.ArgumentParser):
     """Reports a wrong argument as every other fault of the user is reported."""
 
     def error(self, message: str) -> NoReturn:
@@ -17,9 +17,9 @@ class _Parser(argparse.ArgumentParser):
 
 def run(arguments: Sequence[str]) -> None:
     """Parses a command line and carries it out; raises ``VieError`` for any fault that the user can mend."""
-    parser = _Parser(prog="vie-pretrain", description="Pretrain video encoders without labels (VIE).")
+    parser = CommandParser(prog="vie-pretrain", description="Pretrain video encoders without labels (VIE).")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_prepare, _add_train, _add_report, _add_corpus, _add_demo):
+    for add in (_add_prepare, _add_train, _add_join, _add_report, _add_corpus, _add_demo):
         add(commands)
     parsed, settings = parser.parse_known_args(list(arguments))
     if parsed.command == "train":
@@ -29,7 +29,7 @@ def run(arguments: Sequence[str]) -> None:
     parsed.carry_out(parsed)
 
 
-def _add_prepare(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_prepare(commands: "argparse._SubParsersAction[CommandParser]") -> None:
     parser = commands.add_parser("prepare", help="turn video files into shards that training reads")
     parser.add_argument("source", help="a folder of videos, a CSV (Kinetics' or with a path column), or a list")
     parser.add_argument("out", type=Path, help="folder of the prepared corpus; the same command continues")
@@ -62,7 +62,7 @@ def _prepare(parsed: argparse.Namespace) -> None:
     )
 
 
-def _add_train(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_train(commands: "argparse._SubParsersAction[CommandParser]") -> None:
     parser = commands.add_parser("train", help="pretrain one stream", add_help=False)
     parser.add_argument("-h", "--help", action=_TrainHelp, nargs=0, help="show every setting")
     parser.add_argument("--config", action="append", default=[], help="a recipe: a YAML file, or one that comes along")
@@ -84,7 +84,32 @@ def _train(parsed: argparse.Namespace) -> None:
     Trainer(parse_config(parsed.config, parsed.settings)).train()
 
 
-def _add_report(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_join(commands: "argparse._SubParsersAction[CommandParser]") -> None:
+    parser = commands.add_parser("join", help="make the two-pathway hybrid of a static and a dynamic encoder")
+    parser.add_argument("static", help="folder or hub id of a saved vie_single_r18")
+    parser.add_argument("dynamic", help="folder or hub id of a saved dynamic encoder of the same width")
+    parser.add_argument("out", type=Path, help="folder of the hybrid")
+    parser.set_defaults(carry_out=_join)
+
+
+def _join(parsed: argparse.Namespace) -> None:
+    import vie
+
+    static, dynamic = vie.load(parsed.static), vie.load(parsed.dynamic)
+    sizes = [encoder.sampling.size for encoder in (static, dynamic)]
+    if sizes[0] != sizes[1]:
+        raise VieError(
+            f"{parsed.static} was trained on {sizes[0]} pixels and {parsed.dynamic} on {sizes[1]}: "
+            "train one of them again with data.size of the other"
+        )
+    training = {**dynamic.card.get("training", {}), "static": static.card.get("training")}
+    hybrid = vie.join_streams(static.model, dynamic.model)
+    licence = dynamic.card.get("licence")
+    vie.save_pretrained(hybrid, parsed.out, dynamic.sampling, {"training": training, "licence": licence})
+    print(parsed.out)
+
+
+def _add_report(commands: "argparse._SubParsersAction[CommandParser]") -> None:
     parser = commands.add_parser("report", help="write one HTML page about one run, or several side by side")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument("--out", type=Path, help="the page (default: report.html in the first run's folder)")
@@ -97,7 +122,7 @@ def _report(parsed: argparse.Namespace) -> None:
     print(write_report(parsed.runs, parsed.out or parsed.runs[0] / "report.html"))
 
 
-def _add_corpus(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_corpus(commands: "argparse._SubParsersAction[CommandParser]") -> None:
     parser = commands.add_parser("corpus", help="write an embedded corpus as video files")
     parser.add_argument("name", choices=["moving-digits"], help="real scanned digits in synthetic motion")
     parser.add_argument("out", type=Path)
@@ -120,7 +145,7 @@ def _corpus(parsed: argparse.Namespace) -> None:
     )
 
 
-def _add_demo(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_demo(commands: "argparse._SubParsersAction[CommandParser]") -> None:
     parser = commands.add_parser("demo", help="the whole way on moving digits, in about ten minutes on two cores")
     parser.add_argument("out", type=Path, nargs="?", default=Path("runs/demo"), help="(default: %(default)s)")
     parser.set_defaults(carry_out=_demo)

@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from pretrain.cli import main
 from tests.conftest import tiny_run
+from vie import Sampling, create_model, load, save_pretrained
 
 ROOT = Path(__file__).parents[2]
 MISTAKES = {
@@ -45,3 +48,27 @@ def test_a_mistake_is_one_line(outcomes, mistake):
     assert errors.endswith("\n")
     assert MISTAKES[mistake][1] in errors
     assert files == []
+
+
+def test_join_makes_a_hybrid(tmp_path, capsys):
+    for name, sampling in (("single", Sampling(1, 1, 25.0, 32)), ("resnet3d", Sampling(4, 1, 25.0, 32))):
+        model = create_model(f"vie_{name}_r18", width=4)
+        save_pretrained(model, tmp_path / name, sampling, {"training": {"seed": 3, "stage": name}})
+    main(["join", str(tmp_path / "single"), str(tmp_path / "resnet3d"), str(tmp_path / "hybrid")])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "hybrid")
+    hybrid = load(tmp_path / "hybrid")
+    assert hybrid.model.model_name == "vie_two_pathway_3d_r18"
+    assert hybrid.sampling == Sampling(4, 1, 25.0, 32)
+    assert hybrid.card["training"]["seed"] == 3
+    assert hybrid.card["training"]["static"] == {"seed": 3, "stage": "single"}
+    weight = load(tmp_path / "single").model.get_parameter("trunk.stem.weight")
+    assert torch.equal(hybrid.model.get_parameter("static.trunk.stem.weight"), weight)
+
+
+def test_join_refuses_streams_of_two_sizes(tmp_path, capsys):
+    for name, size in (("single", 32), ("slow", 64)):
+        save_pretrained(create_model(f"vie_{name}_r18", width=4), tmp_path / name, Sampling(4, 1, 25.0, size))
+    with pytest.raises(SystemExit):
+        main(["join", str(tmp_path / "single"), str(tmp_path / "slow"), str(tmp_path / "hybrid")])
+    assert "was trained on 32 pixels" in capsys.readouterr().err
+    assert not (tmp_path / "hybrid").exists()

@@ -6,6 +6,7 @@ from vie import Encoder, VieError, create_model, join_streams, load, save_pretra
 PAIRS = {
     "vie_two_pathway_s_r18": ("vie_slow_r18", 512 + 512),
     "vie_two_pathway_sf_r18": ("vie_slowfast_r18", 512 + 640),
+    "vie_two_pathway_3d_r18": ("vie_resnet3d_r18", 512 + 512),
 }
 
 
@@ -63,7 +64,7 @@ def test_saved_and_loaded(tmp_path):
     ("static", "dynamic", "width"),
     [
         ("vie_slow_r18", "vie_slow_r18", 4),
-        ("vie_single_r18", "vie_resnet3d_r18", 4),
+        ("vie_single_r18", "vie_fast_r18", 4),
         ("vie_single_r18", "vie_slow_r18", 8),
     ],
 )

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from vie.errors import VieError
 from vie.models.preact import PreActResNet18
 from vie.models.registry import create_model, register_model
+from vie.models.resnet3d import ResNet3D
 from vie.models.single import Single
 from vie.models.slow import Slow
 from vie.models.slowfast import SlowFast
@@ -19,7 +20,7 @@ class TwoPathway(Stream):
     out of it, or its fine-tuning, is new.
     """
 
-    dynamic_class: ClassVar[type[Slow] | type[SlowFast]]
+    dynamic_class: ClassVar[type[Slow] | type[SlowFast] | type[ResNet3D]]
 
     def __init__(self, embed_dim: int = 128, width: int = 64) -> None:
         static, dynamic = Single(embed_dim, width), self.dynamic_class(embed_dim, width)
@@ -52,17 +53,29 @@ class TwoPathwaySF(TwoPathway):
     dynamic_class = SlowFast
 
 
+@register_model("vie_two_pathway_3d_r18")
+class TwoPathway3D(TwoPathway):
+    """VIE-Single and VIE-3DResNet: not a hybrid of the paper, but the cheapest for small corpora."""
+
+    sampling = ResNet3D.sampling
+    dynamic_class = ResNet3D
+
+
 def join_streams(static: Stream, dynamic: Stream) -> Stream:
     """The hybrid of two finished networks; its head, and so its embedding, is new and untrained.
 
     Args:
         static: A ``vie_single_r18``.
-        dynamic: A ``vie_slow_r18`` or ``vie_slowfast_r18`` of the same width.
+        dynamic: A ``vie_slow_r18``, ``vie_slowfast_r18`` or ``vie_resnet3d_r18`` of the same width.
 
     Raises:
         VieError: The two are no such pair.
     """
-    hybrids = {"vie_slow_r18": "vie_two_pathway_s_r18", "vie_slowfast_r18": "vie_two_pathway_sf_r18"}
+    hybrids = {
+        "vie_slow_r18": "vie_two_pathway_s_r18",
+        "vie_slowfast_r18": "vie_two_pathway_sf_r18",
+        "vie_resnet3d_r18": "vie_two_pathway_3d_r18",
+    }
     widths = [stream.arguments.get("width", 64) for stream in (static, dynamic)]
     if static.model_name != "vie_single_r18" or dynamic.model_name not in hybrids or widths[0] != widths[1]:
         raise VieError(
@@ -76,5 +89,5 @@ def join_streams(static: Stream, dynamic: Stream) -> Stream:
     return hybrid
 
 
-def _trunk(stream: Slow | SlowFast) -> PreActResNet18:
+def _trunk(stream: Slow | SlowFast | ResNet3D) -> PreActResNet18:
     return stream.slow if isinstance(stream, SlowFast) else stream.trunk
