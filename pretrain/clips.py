@@ -4,8 +4,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
+from pretrain.instances import Instances
 from pretrain.order import batch_instances, steps_per_epoch
 from pretrain.readers import ClipReader, DeviceReader
 from vie import VieError
@@ -19,10 +21,10 @@ class TrainBatch:
 
     Attributes:
         instances: (B,) instance numbers, which are bank rows.
-        frames: (B, T, H, W, 3) uint8.
-        boxes: (B, 4) crops in pixels of ``frames``.
+        frames: (views x B, T, H, W, 3) uint8: the first views of all instances, then their second views.
+        boxes: (views x B, 4) crops in pixels of ``frames``.
         drawn: The augmentation of these clips.
-        failures: Reasons by instance number.
+        failures: Reasons by instance number; an instance is left out whole if one of its views cannot be read.
     """
 
     instances: npt.NDArray[np.int64]
@@ -41,7 +43,7 @@ class TrainClips:
     def __init__(
         self,
         shards: Shards,
-        videos: npt.NDArray[np.int64],
+        instances: Instances,
         reader: ClipReader,
         sampling: Sampling,
         augmentation: Augmentation,
@@ -49,24 +51,39 @@ class TrainClips:
         batch_size: int,
         seed: int,
         steps: int,
+        views: int = 1,
     ) -> None:
-        """Plans the steps of a run; ``videos`` are the rows of the corpus that are instances 0 to N - 1."""
+        """Plans the steps of a run.
+
+        Args:
+            shards: The prepared corpus.
+            instances: What is shown.
+            reader: Of the pixels.
+            sampling: The clip.
+            augmentation: Its strengths.
+            batch_size: Instances in a step.
+            seed: Of the run.
+            steps: Of the run.
+            views: Clips of each instance in a step, drawn independently.
+        """
         self.shards = shards
-        self.videos = videos
+        self.instances = instances
         self.reader = reader
         self.sampling = sampling
         self.augmentation = augmentation
         self.batch_size = batch_size
         self.seed = seed
         self.steps = steps
-        self.steps_per_epoch = steps_per_epoch(len(videos), batch_size)
+        self.views = views
+        self.steps_per_epoch = steps_per_epoch(len(instances), batch_size)
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, step: int) -> TrainBatch:
-        instances = batch_instances(self.seed, step, len(self.videos), self.batch_size)
-        videos = self.videos[instances]
+        instances = batch_instances(self.seed, step, len(self.instances), self.batch_size)
+        shown = np.tile(instances, self.views)
+        videos = self.instances.videos[shown]
         drawn = draw(
             self.augmentation,
             self.sampling.size,
@@ -74,8 +91,9 @@ class TrainClips:
             self.shards.width[videos],
             seed=self.seed,
             epoch=step // self.steps_per_epoch,
-            instances=instances,
+            instances=shown,
             binned_frames=self.sampling.frames if self.sampling.binned else 0,
+            view=np.repeat(np.arange(self.views), len(instances)),
         )
         frames = clip_frames(
             self.sampling,
@@ -83,16 +101,22 @@ class TrainClips:
             self.shards.fps[videos],
             drawn.position,
             in_bin=drawn.in_bin,
+            within=(self.instances.first[shown], self.instances.starts[shown]),
         )
         pixels = self.reader.read(videos, frames, drawn.boxes)
-        if len(pixels.kept) == 0:
-            raise VieError(f"none of {len(videos)} clips can be read, the first because: {pixels.failures[0]}")
+        failures = {int(shown[position]): reason for position, reason in pixels.failures.items()}
+        instances = instances[~np.isin(instances, list(failures))]
+        if len(instances) == 0:
+            reason = next(iter(failures.values()))
+            raise VieError(f"none of {self.batch_size} clips can be read, the first because: {reason}")
+        whole = np.isin(shown[pixels.kept], instances)
         return TrainBatch(
-            instances[pixels.kept],
-            pixels.frames,
-            pixels.boxes,
-            drawn.take(pixels.kept),
-            {int(instances[position]): reason for position, reason in pixels.failures.items()},
+            instances,
+            # A copy only where a view of an instance was read in vain.
+            pixels.frames if whole.all() else pixels.frames[torch.from_numpy(whole)],
+            pixels.boxes[whole],
+            drawn.take(pixels.kept[whole]),
+            failures,
         )
 
 

@@ -30,9 +30,11 @@ class DataConfig:
 
     Attributes:
         path: Folder written by `vie-pretrain prepare`.
-        train_split: Split whose videos are the instances.
+        train_split: Split whose videos are trained on.
         fraction: Share of these videos that are trained on, drawn without replacement by the run's seed; of two
             fractions, the smaller's videos are among the larger's.
+        instance_frames: Length of an instance: the clip starts of a video are cut into bins of so many frames, counted
+            at fps, each with its own row of the bank; null makes every video one instance.
         val_split: Split that the monitor and the evaluation test on.
         frames: Frames in a clip; null takes the model's own.
         stride: Distance between frames, counted at fps; null takes the model's own.
@@ -48,6 +50,7 @@ class DataConfig:
     path: str = ""
     train_split: str = "train"
     fraction: float = 1.0
+    instance_frames: int | None = None
     val_split: str = "val"
     frames: int | None = None
     stride: int | None = None

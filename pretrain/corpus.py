@@ -9,9 +9,10 @@ import numpy.typing as npt
 import torch
 
 from pretrain.config import Config, DataConfig
+from pretrain.instances import Instances, temporal_bins, whole_videos
 from pretrain.readers import ClipReader, DeviceReader, ShardReader
 from vie import VieError
-from vie.video import Shards
+from vie.video import Sampling, Shards
 
 logger = logging.getLogger(__name__)
 
@@ -22,24 +23,51 @@ class Corpus:
 
     Attributes:
         shards: The prepared corpus.
-        train_videos: (N,) its rows that are the instances 0 to N - 1.
+        train_videos: Its rows that are trained on.
+        instances: What the bank has a row for: these videos, or bins of them.
         val_videos: Its rows that are held out; may be empty.
         columns: Label columns to test on; may be empty.
     """
 
     shards: Shards
     train_videos: npt.NDArray[np.int64]
+    instances: Instances
     val_videos: npt.NDArray[np.int64]
     columns: list[str]
 
+    def instance_name(self, instance: int) -> str:
+        """Name of the video that an instance is of."""
+        return self.shards.names[self.instances.videos[instance]]
+
     def fingerprint(self) -> str:
-        """What tells the instances of this corpus from those of another: their names, in order."""
+        """What tells the training videos of this corpus from those of another: their names, in order."""
+        return self._names_digest().hexdigest()
+
+    def instance_fingerprint(self) -> str:
+        """What tells the instances of this corpus from those of another: their videos, and where they lie in them.
+
+        For instances that are whole videos it is the videos' fingerprint.
+        """
+        digest = self._names_digest()
+        later = np.flatnonzero(self.instances.first)
+        digest.update(later.tobytes() + self.instances.first[later].tobytes())
+        return digest.hexdigest()
+
+    def _names_digest(self) -> "hashlib.blake2b":
         names = "\n".join(self.shards.names[video] for video in self.train_videos)
-        return hashlib.blake2b(names.encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(names.encode(), digest_size=16)
 
 
-def open_corpus(config: Config) -> Corpus:
-    """Opens the corpus of a run; raises ``VieError`` if a split or a label column is missing."""
+def open_corpus(config: Config, sampling: Sampling) -> Corpus:
+    """Opens the corpus of a run.
+
+    Args:
+        config: Of the run.
+        sampling: Its clip, which bins of videos are cut for.
+
+    Raises:
+        VieError: A split or a label column is missing.
+    """
     data = config.data
     shards = Shards(data.path)
     train, val = shards.split(data.train_split), shards.split(data.val_split)
@@ -51,7 +79,11 @@ def open_corpus(config: Config) -> Corpus:
     train = draw_fraction(train, data.fraction, config.seed)
     if len(val) == 0:
         logger.warning("%s has no videos in split %r: nothing is tested on the way", shards.path, data.val_split)
-    return Corpus(shards, train, val, label_columns(config.monitor.labels, shards, train, val))
+    if data.instance_frames is None:
+        instances = whole_videos(shards, train)
+    else:
+        instances = temporal_bins(shards, train, sampling, data.instance_frames)
+    return Corpus(shards, train, instances, val, label_columns(config.monitor.labels, shards, train, val))
 
 
 def draw_fraction(videos: npt.NDArray[np.int64], fraction: float, seed: int) -> npt.NDArray[np.int64]:

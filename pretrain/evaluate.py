@@ -80,16 +80,24 @@ def extract(model: Stream, clips: EvalClips, device: torch.device, autocast: Aut
 
 
 def evaluate_on_bank(
-    test: Features, shards: Shards, columns: list[str], bank: Tensor, train_videos: npt.NDArray[np.int64]
+    test: Features, shards: Shards, columns: list[str], bank: Tensor, row_videos: npt.NDArray[np.int64]
 ) -> list[Result]:
-    """VIE's monitor: the bank rows nearest to each test clip vote with their videos' labels, averaged over clips."""
+    """VIE's monitor: the bank rows nearest to each test clip vote with their videos' labels, averaged over clips.
+
+    Args:
+        test: Features of the held-out videos.
+        shards: The prepared corpus.
+        columns: Label columns.
+        bank: (N, D) the memory bank.
+        row_videos: (N,) the video, as a row of the corpus, that each row of the bank is of.
+    """
 
     def predict(train_known: Tensor, train_labels: Tensor, classes: int) -> Tensor:
         scores = knn_scores(test.clip_embeddings, bank[train_known], train_labels, classes, KNN_NEIGHBOURS)
         return _mean_by(scores, test.clip_positions)
 
-    trained = torch.from_numpy(train_videos).to(bank.device)
-    return [_accuracy(shards, column, trained, test.videos, "knn_bank", predict) for column in columns]
+    rows = torch.from_numpy(row_videos).to(bank.device)
+    return [_accuracy(shards, column, rows, test.videos, "knn_bank", predict) for column in columns]
 
 
 def evaluate_features(train: Features, test: Features, shards: Shards, columns: list[str]) -> list[Result]:
@@ -163,7 +171,9 @@ def _accuracy(
         raise VieError(f"label column {column!r} is empty in a split: choose others with monitor.labels")
     guess = predict(known, train_labels[known], len(classes)).argmax(dim=1)
     correct = (guess == test_labels)[asked].float().mean().item()
-    most_common = torch.bincount(train_labels[known]).argmax()
+    # Each video once, however many rows of a bank it has.
+    once = labels[train_videos.unique()]
+    most_common = torch.bincount(once[once >= 0]).argmax()
     chance = (test_labels[asked] == most_common).float().mean().item()
     return Result(column, readout, 100 * correct, 100 * chance, int(asked.sum()))
 

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from vie.files import write_text_atomically
@@ -14,16 +14,16 @@ HEADER = ("step", "instance", "name", "reason")
 class Failures:
     """Appends to ``failed_clips.csv``; a run without failures has no such file."""
 
-    def __init__(self, run: Path, from_step: int, names: Sequence[str]) -> None:
+    def __init__(self, run: Path, from_step: int, name: Callable[[int], str]) -> None:
         """Opens a run's record at a step; what an interrupted run wrote beyond it is dropped.
 
         Args:
             run: Folder of the run.
             from_step: The step that comes next.
-            names: The name of every instance.
+            name: The name of an instance by its number.
         """
         self._path = run / FAILURES_NAME
-        self._names = names
+        self._name = name
         if self._path.exists():
             with self._path.open(newline="") as file:
                 rows = list(csv.reader(file))[1:]
@@ -38,7 +38,7 @@ class Failures:
         """Records the failures of a step: reasons by instance number."""
         if not failures:
             return
-        rows = [(step, instance, self._names[instance], reason) for instance, reason in failures.items()]
+        rows = [(step, instance, self._name(instance), reason) for instance, reason in failures.items()]
         header = [] if self._path.exists() else [HEADER]
         with self._path.open("a", newline="") as file:
             file.write(_lines([*header, *rows]))

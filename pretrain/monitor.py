@@ -66,7 +66,7 @@ class Monitor:
             return []
         val = self._extract(model, corpus.val_videos)
         return evaluate.as_rows(
-            evaluate.evaluate_on_bank(val, corpus.shards, corpus.columns, bank, corpus.train_videos)
+            evaluate.evaluate_on_bank(val, corpus.shards, corpus.columns, bank, corpus.instances.videos)
         )
 
     def keep_stage(self, stage: str, step: int, model: Stream) -> list[Row]:
@@ -78,6 +78,7 @@ class Monitor:
             "seed": self.config.seed,
             "corpus": self.corpus.shards.path.name,
             "splits": {"train": len(self.corpus.train_videos), "val": len(self.corpus.val_videos)},
+            "instances": len(self.corpus.instances),
             "batch_size": self.config.data.batch_size,
             "precision": self.config.runtime.precision,
             "machine": describe_machine(self.device),

@@ -12,7 +12,7 @@ def steps_per_epoch(num_instances: int, batch_size: int) -> int:
     """Whole batches in an epoch; raises ``VieError`` if there is none."""
     if num_instances < batch_size:
         raise VieError(
-            f"{num_instances} training videos do not fill a batch of {batch_size}: "
+            f"{num_instances} training instances do not fill a batch of {batch_size}: "
             f"set data.batch_size to {num_instances} or less"
         )
     return num_instances // batch_size

@@ -27,7 +27,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "augmentation.hue": (0, 0.5),
     **{f"augmentation.{name}": (0, 1) for name in ("brightness", "contrast", "saturation", "grey", "flip")},
     **dict.fromkeys(("model.embed_dim", "model.width", "monitor.clips"), (1, math.inf)),
-    **{f"data.{name}": (1, math.inf) for name in ("frames", "stride", "batch_size")},
+    **{f"data.{name}": (1, math.inf) for name in ("frames", "stride", "batch_size", "instance_frames")},
     **dict.fromkeys(("data.fps", "data.workers"), (0, math.inf)),
     **{f"local_aggregation.{name}": (1, math.inf) for name in ("clusters", "neighbours", "clusterings", "iterations")},
     **dict.fromkeys(("local_aggregation.refresh_epochs",), (1, math.inf)),

@@ -61,12 +61,11 @@ class Trainer:
         self.device = resolve_device(config.runtime.device)
         if config.runtime.threads:
             torch.set_num_threads(config.runtime.threads)
-        self.corpus = open_corpus(config)
-        instances = len(self.corpus.train_videos)
         torch.manual_seed(config.seed)
         model = create_model(config.model.name, embed_dim=config.model.embed_dim, width=config.model.width)
         sampling = resolve_sampling(config, model.sampling)
-        self.config = config = resolve(config, sampling, self.device, instances)
+        self.corpus = open_corpus(config, sampling)
+        self.config = config = resolve(config, sampling, self.device, len(self.corpus.instances))
         self.model = model.to(self.device)
         self.method = create_method(config, self.model, self.corpus, self.device)
         network = self.method.network.to(self.device)
@@ -86,13 +85,14 @@ class Trainer:
             self.forward = training_forward(network, config.runtime, shape, self.device)
         self.clips = TrainClips(
             self.corpus.shards,
-            self.corpus.train_videos,
+            self.corpus.instances,
             reader,
             clip,
             config.augmentation,
             batch_size=config.data.batch_size,
             seed=config.seed,
             steps=config.total_steps,
+            views=self.method.views,
         )
         self.monitor = Monitor(config, self.corpus, reader, sampling, self.device, self.method.citation)
 
@@ -115,8 +115,7 @@ class Trainer:
         config, every = self.config, self.config.monitor
         write_text_atomically(self.run / CONFIG_NAME, dump_config(config))
         history = History(self.run, self.step)
-        names = [self.corpus.shards.names[video] for video in self.corpus.train_videos]
-        failures = Failures(self.run, self.step, names)
+        failures = Failures(self.run, self.step, self.corpus.instance_name)
         if self.step == 0:
             history.add(0, evaluation=self.monitor.keep_stage("random", 0, self.model))
         self.method.network.train()
@@ -216,7 +215,7 @@ class Trainer:
     def _save(self) -> None:
         state = {
             "config": asdict(self.config),
-            "corpus": self.corpus.fingerprint(),
+            "corpus": self.corpus.instance_fingerprint(),
             "step": self.step,
             "network": self.method.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -242,7 +241,7 @@ class Trainer:
                 f"{self.run} holds a run with other settings ({', '.join(changed)}): "
                 "give these to continue it, or another folder as run=FOLDER"
             )
-        if state["corpus"] != self.corpus.fingerprint():
+        if state["corpus"] != self.corpus.instance_fingerprint():
             raise VieError(
                 f"{self.corpus.shards.path} holds other training videos than those of the run in {self.run}: "
                 "give the corpus that it began with, or another folder as run=FOLDER"

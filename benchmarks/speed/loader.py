@@ -31,6 +31,7 @@ from benchmarks.speed.formats import describe_machine
 from benchmarks.speed.synthetic import write_synthetic
 from pretrain.clips import TrainClips
 from pretrain.inputs import Video, list_videos
+from pretrain.instances import whole_videos
 from pretrain.prefetch import stream
 from pretrain.prepare import PrepareConfig, prepare
 from pretrain.readers import ShardReader
@@ -113,9 +114,8 @@ def clips_per_second(batches: Batches, count: int, device: torch.device) -> floa
 def by_shards(shards: Shards, videos: npt.NDArray[np.int64], stride: int, workers: int) -> Batches:
     """Training's own batches, for ever."""
     sampling = Sampling(frames=FRAMES, stride=stride, fps=None, size=SIZE)
-    clips = TrainClips(
-        shards, videos, ShardReader(shards), sampling, Augmentation(), batch_size=BATCH, seed=0, steps=10**9
-    )
+    instances, reader = whole_videos(shards, videos), ShardReader(shards)
+    clips = TrainClips(shards, instances, reader, sampling, Augmentation(), batch_size=BATCH, seed=0, steps=10**9)
     yield from (batch.frames for batch in stream(clips, range(10**6), workers))
 
 

@@ -18,7 +18,7 @@ class VIE(Method):
     citation = "VIE (Zhuang et al., CVPR 2020)"
 
     def __init__(self, config: Config, model: Stream, corpus: Corpus, device: torch.device) -> None:
-        instances = len(corpus.train_videos)
+        instances = len(corpus.instances)
         bank = MemoryBank(instances, model.embed_dim, config.bank.momentum, seed=config.seed)
         self.network = model
         self.bank = bank.to(device)

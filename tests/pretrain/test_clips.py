@@ -9,11 +9,12 @@ import torch
 from pretrain import evaluate
 from pretrain.clips import EvalClips as EvaluationClips
 from pretrain.clips import TrainBatch, TrainClips, workers_for
+from pretrain.instances import whole_videos
 from pretrain.prefetch import stream
-from pretrain.readers import DeviceReader, ShardReader
+from pretrain.readers import DeviceReader, Pixels, ShardReader
 from pretrain.runtime import autocast_to
 from vie import Sampling, VieError, create_model
-from vie.video import Augmentation, Draw, Shards, augment, clip_frames
+from vie.video import Augmentation, Draw, Shards, augment, clip_frames, draw
 
 SAMPLING = Sampling(frames=3, stride=2, fps=25.0, size=16)
 CPU = torch.device("cpu")
@@ -24,7 +25,7 @@ def train_clips(corpus: Path, reader: type[ShardReader] | type[DeviceReader] = S
     videos = shards.split("train")
     made = ShardReader(shards) if reader is ShardReader else DeviceReader(shards, videos, CPU)
     arguments = {"batch_size": 8, "seed": 3, "steps": 20, **settings}
-    return TrainClips(shards, videos, made, SAMPLING, Augmentation(), **arguments)
+    return TrainClips(shards, whole_videos(shards, videos), made, SAMPLING, Augmentation(), **arguments)
 
 
 def evaluation_clips(corpus: Path, clips: int = 2, batch_size: int = 7) -> EvaluationClips:
@@ -92,7 +93,8 @@ def test_instances_are_rows_of_the_split(tiny_corpus):
     """Instance i shows video i of the split, whichever rows of the corpus these are."""
     shards = Shards(tiny_corpus)
     videos = np.array([60, 3, 17, 9, 44, 50, 21, 2])
-    clips = TrainClips(shards, videos, ShardReader(shards), SAMPLING, Augmentation(), batch_size=8, seed=0, steps=1)
+    instances, reader = whole_videos(shards, videos), ShardReader(shards)
+    clips = TrainClips(shards, instances, reader, SAMPLING, Augmentation(), batch_size=8, seed=0, steps=1)
     batch = clips[0]
     whole = augment(batch.frames, batch.drawn, 16, batch.boxes)
     reader = DeviceReader(shards, np.arange(len(shards)), CPU)
@@ -111,8 +113,8 @@ def test_cached_corpus_gives_the_same_clips(tiny_corpus):
         np.testing.assert_array_equal(one.instances, other.instances)
         pictures = (augment(batch.frames, batch.drawn, 16, batch.boxes) for batch in (one, other))
         torch.testing.assert_close(*pictures, atol=1e-4, rtol=0)
-    helped = DeviceReader(plain.shards, plain.videos, CPU, workers=2)
-    wanted = plain.videos, np.tile([9, 0, 9], (48, 1)), np.zeros((48, 4), dtype=np.float32)
+    helped = DeviceReader(plain.shards, plain.instances.videos, CPU, workers=2)
+    wanted = plain.instances.videos, np.tile([9, 0, 9], (48, 1)), np.zeros((48, 4), dtype=np.float32)
     assert torch.equal(helped.read(*wanted).frames, cached.reader.read(*wanted).frames)
     assert workers_for(cached.reader, 4) == 0
     assert workers_for(plain.reader, 4) == 4
@@ -162,6 +164,91 @@ def test_nothing_can_be_read(tiny_corpus, tmp_path, workers):
     with pytest.raises(VieError, match="none of 8 clips can be read") as caught:
         list(stream(train_clips(folder), range(2), workers, pin_memory=False))
     assert "\n" not in str(caught.value)
+
+
+class Faulty:
+    """A reader that cannot read the clips at some positions of a batch."""
+
+    def __init__(self, shards: Shards, *positions: int) -> None:
+        self.inner = ShardReader(shards)
+        self.failures = {position: f"clip {position} is gone" for position in positions}
+
+    def read(self, videos: np.ndarray, frames: np.ndarray, boxes: np.ndarray) -> Pixels:
+        pixels = self.inner.read(videos, frames, boxes)
+        kept = np.setdiff1d(np.arange(len(videos)), list(self.failures))
+        return Pixels(pixels.frames[kept], pixels.boxes[kept], kept, self.failures)
+
+
+class TestViews:
+    @pytest.mark.parametrize("fixture", ["tiny_corpus", "mixed_corpus"])
+    def test_the_first_views_are_those_of_a_batch_with_one(self, fixture, request):
+        corpus = request.getfixturevalue(fixture)
+        one, two = train_clips(corpus), train_clips(corpus, views=2)
+        for step in (0, 7):
+            single, double = one[step], two[step]
+            np.testing.assert_array_equal(double.instances, single.instances)
+            assert len(double.frames) == len(double.boxes) == len(double.drawn.position) == 16
+            first, second = (np.arange(8) + 8 * view for view in range(2))
+            for field in fields(Draw):
+                np.testing.assert_array_equal(
+                    getattr(double.drawn.take(first), field.name), getattr(single.drawn, field.name)
+                )
+            pictures = augment(double.frames, double.drawn, 16, double.boxes)
+            wanted = augment(single.frames, single.drawn, 16, single.boxes)
+            torch.testing.assert_close(pictures[first], wanted, atol=1e-4, rtol=0)
+            assert (double.drawn.position[second] != single.drawn.position).all()
+            assert ((pictures[second] - wanted).abs().amax(dim=(1, 2, 3, 4)) > 0.1).all()
+
+    def test_the_second_views_show_the_same_instances(self, mixed_corpus):
+        """Read one by one, from their draws."""
+        clips = train_clips(mixed_corpus, views=2)
+        batch = clips[3]
+        pictures = augment(batch.frames, batch.drawn, 16, batch.boxes)
+        shards = clips.shards
+        for place, instance in enumerate(batch.instances):
+            video = np.array([instance])
+            drawn = draw(
+                Augmentation(),
+                16,
+                shards.height[video],
+                shards.width[video],
+                seed=3,
+                epoch=1,
+                instances=video,
+                view=1,
+            )
+            frames = clip_frames(SAMPLING, shards.num_frames[video], shards.fps[video], drawn.position)
+            wanted = augment(shards.read(int(instance), frames[0])[None], drawn, 16)[0]
+            torch.testing.assert_close(pictures[8 + place], wanted, atol=1e-4, rtol=0)
+
+    @pytest.mark.parametrize("gone", [(2,), (13,), (2, 10), (2, 13)])
+    def test_an_instance_is_left_out_whole(self, tiny_corpus, gone):
+        whole, clips = train_clips(tiny_corpus, views=2), train_clips(tiny_corpus, views=2)
+        clips.reader = Faulty(clips.shards, *gone)
+        expected, batch = whole[4], clips[4]
+        missed = sorted({position % 8 for position in gone})
+        kept = np.setdiff1d(np.arange(8), missed)
+        np.testing.assert_array_equal(batch.instances, expected.instances[kept])
+        assert sorted(batch.failures) == sorted(expected.instances[missed].tolist())
+        chosen = np.concatenate([kept, 8 + kept])
+        np.testing.assert_array_equal(batch.boxes, expected.boxes[chosen])
+        assert torch.equal(batch.frames, expected.frames[chosen])
+        np.testing.assert_array_equal(batch.drawn.position, expected.drawn.position[chosen])
+
+    @pytest.mark.parametrize("reader", [ShardReader, DeviceReader])
+    def test_damaged_videos(self, tiny_corpus, tmp_path, reader):
+        clips = train_clips(damaged(tiny_corpus, tmp_path / "corpus", 5, 30), reader, views=2)
+        batches = [clips[step] for step in range(6)]
+        assert sorted(instance for batch in batches for instance in batch.failures) == [5, 30]
+        for batch in batches:
+            assert len(batch.frames) == len(batch.boxes) == 2 * len(batch.instances)
+            assert len(batch.instances) + len(batch.failures) == 8
+
+    def test_no_instance_with_both_views(self, tiny_corpus):
+        clips = train_clips(tiny_corpus, views=2)
+        clips.reader = Faulty(clips.shards, 0, 1, 2, 3, 12, 13, 14, 15)
+        with pytest.raises(VieError, match=r"none of 8 .*clip 0 is gone"):
+            clips[0]
 
 
 class TestEvaluationClips:

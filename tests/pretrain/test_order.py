@@ -48,7 +48,7 @@ def test_rest_of_an_epoch_takes_turns():
 
 
 def test_too_few_instances():
-    with pytest.raises(VieError, match=r"7 training videos do not fill a batch of 8.*data\.batch_size"):
+    with pytest.raises(VieError, match=r"7 training instances do not fill a batch of 8.*data\.batch_size"):
         steps_per_epoch(7, 8)
     with pytest.raises(VieError, match=r"data\.batch_size"):
         batch_instances(0, 0, 7, 8)

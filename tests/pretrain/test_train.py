@@ -460,7 +460,7 @@ class TestRefused:
         assert {path.name for path in job.run.glob("encoder-*")} == {"encoder-random"}
 
     def test_too_few_videos_for_a_batch(self, tiny_corpus, tmp_path):
-        with pytest.raises(VieError, match=r"48 training videos do not fill a batch of 64"):
+        with pytest.raises(VieError, match=r"48 training instances do not fill a batch of 64"):
             trainer(tiny_corpus, tmp_path / "run", "data.batch_size=64")
         assert not (tmp_path / "run").exists()
 

@@ -10,12 +10,22 @@ from torchvision.transforms.v2 import functional as tv
 from pretrain.readers import DeviceReader, ShardReader
 from vie import VieError
 from vie.video import Augmentation, Draw, Sampling, Shards, augment, clip_frames, draw
+from vie.video.augment import uniforms
 from vie.video.pixels import MEAN, STD, centre_boxes, crop_resize, normalise
 
 VIE = Augmentation()
 
 
-def drawn_for(size: int, count: int, height: int = 120, width: int = 160, seed: int = 0, epoch: int = 0, **strengths):
+def drawn_for(
+    size: int,
+    count: int,
+    height: int = 120,
+    width: int = 160,
+    seed: int = 0,
+    epoch: int = 0,
+    view: int = 0,
+    **strengths,
+):
     return draw(
         Augmentation(**strengths),
         size,
@@ -25,6 +35,7 @@ def drawn_for(size: int, count: int, height: int = 120, width: int = 160, seed: 
         epoch=epoch,
         instances=np.arange(count),
         binned_frames=4,
+        view=view,
     )
 
 
@@ -51,7 +62,29 @@ class TestDraw:
         for order in ([4, 2, 0, 1, 3], [2], [3, 1], [1, 1, 0]):
             assert_equal(part(order), whole.take(np.array(order)))
 
-    @pytest.mark.parametrize("change", [{"seed": 1}, {"epoch": 1}])
+    def test_the_first_view_is_drawn_from_the_instances_own_stream(self):
+        """As before there were views: runs are continued with the draws that they began with."""
+        for instance in (0, 3, 239_887):
+            bits = np.random.Philox(key=[7, 4], counter=[0, 0, 0, instance])
+            wanted = np.random.Generator(bits).random(16)
+            np.testing.assert_array_equal(uniforms(7, 4, np.array([instance]), 16)[0], wanted)
+
+    def test_views_share_no_number_with_one_another_or_with_the_data_order(self):
+        views = [uniforms(7, 4, np.arange(40), 16, view) for view in range(3)]
+        order = np.random.Generator(np.random.Philox(key=[7, 4], counter=[0, 0, 1, 0])).random(2000)
+        numbers = np.concatenate([*(view.ravel() for view in views), order])
+        assert len(np.unique(numbers)) == len(numbers)
+        assert np.abs(np.corrcoef([view.ravel() for view in views]) - np.eye(3)).max() < 0.15
+
+    def test_views_of_one_batch(self):
+        instances = np.array([5, 5, 2, 5])
+        view = np.array([0, 1, 1, 2])
+        together = uniforms(0, 0, instances, 14, view)
+        for place in range(4):
+            alone = uniforms(0, 0, instances[place : place + 1], 14, int(view[place]))
+            np.testing.assert_array_equal(together[place], alone[0])
+
+    @pytest.mark.parametrize("change", [{"seed": 1}, {"epoch": 1}, {"view": 1}])
     def test_seeds_and_epochs_differ(self, change):
         one, other = drawn_for(56, 200), drawn_for(56, 200, **change)
         for field in fields(Draw):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from vie.video import Sampling, clip_frames, even_positions
+from vie.video.clips import count_starts
 
 
 def frames(sampling: Sampling, num_frames: int, fps: float, position: float) -> list[int]:
@@ -91,6 +92,33 @@ def test_clips_do_not_depend_on_their_batch():
     for number in range(20):
         alone = clip_frames(sampling, *(values[number : number + 1] for values in (num_frames, fps, position)))
         np.testing.assert_array_equal(alone[0], together[number])
+
+
+@pytest.mark.parametrize("binned", [False, True])
+@pytest.mark.parametrize("fps", [12.5, 25.0, 29.97, 60.0])
+def test_counted_starts_are_those_that_clips_have(binned, fps):
+    sampling = Sampling(frames=4, stride=3, fps=25.0, size=8, binned=binned)
+    for num_frames in range(1, 60):
+        count = count_starts(sampling, np.array([num_frames]), np.array([fps], np.float32))[0]
+        position = (np.arange(400) + 0.5) / 400
+        arrays = np.full(400, num_frames), np.full(400, fps, np.float32), position
+        first = clip_frames(sampling, *arrays, in_bin=0.0)[:, 0]
+        np.testing.assert_array_equal(np.unique(first), np.arange(count))
+
+
+def test_starts_within_a_stretch():
+    """Uniform over the stretch; of what lies beyond the last start, as much as there is, or the last start itself."""
+    sampling = Sampling(frames=4, stride=3, fps=25.0, size=8)  # the starts of 30 frames are 0 to 20
+    stretches = {(0, 1): [0], (5, 4): [5, 6, 7, 8], (17, 9): [17, 18, 19, 20], (20, 3): [20], (25, 5): [20]}
+    position = (np.arange(100) + 0.5) / 100
+    arrays = np.full(100, 30), np.full(100, 25, np.float32), position
+    for (first, starts), wanted in stretches.items():
+        clips = clip_frames(sampling, *arrays, within=(np.full(100, first), np.full(100, starts)))
+        values, counts = np.unique(clips[:, 0], return_counts=True)
+        assert values.tolist() == wanted
+        assert (counts == 100 / len(wanted)).all()
+    whole = clip_frames(sampling, *arrays, within=(np.zeros(100, np.int64), np.full(100, 30)))
+    np.testing.assert_array_equal(whole, clip_frames(sampling, *arrays))
 
 
 def test_even_positions():

@@ -1,4 +1,4 @@
-"""VIE's augmentation: drawn as a pure function of (seed, epoch, instance), applied in batches on the device.
+"""VIE's augmentation: drawn as a pure function of (seed, epoch, instance, view), applied in batches on the device.
 
 One draw serves all frames of a clip. The recipe is VIE's "ColorJitter" (CVPR 2020, released code): a random short side,
 a random crop, brightness, contrast, saturation and hue in random order, greyscale, horizontal flip.
@@ -73,14 +73,17 @@ class Draw:
         return Draw(*(getattr(self, field.name)[kept] for field in fields(self)))
 
 
-def uniforms(seed: int, epoch: int, instances: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.float64]:
-    """Numbers in [0, 1) that depend on (seed, epoch, instance) alone: (B, count)."""
-    return np.stack(
-        [
-            np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, int(instance)])).random(count)
-            for instance in instances
-        ]
+def uniforms(
+    seed: int, epoch: int, instances: npt.NDArray[np.int64], count: int, view: npt.NDArray[np.int64] | int = 0
+) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1) that depend on (seed, epoch, instance, view) alone: (B, count)."""
+    # The second word of the counter: the third is the data order's, and no stream is long enough to carry into it.
+    views = np.broadcast_to(view, len(instances)).tolist()
+    streams = (
+        np.random.Philox(key=[seed, epoch], counter=[0, number, 0, instance])
+        for instance, number in zip(instances.tolist(), views, strict=True)
     )
+    return np.stack([np.random.Generator(bits).random(count) for bits in streams])
 
 
 def draw(
@@ -93,6 +96,7 @@ def draw(
     epoch: int,
     instances: npt.NDArray[np.int64],
     binned_frames: int = 0,
+    view: npt.NDArray[np.int64] | int = 0,
 ) -> Draw:
     """Draws the clip position and the augmentation of each instance in an epoch.
 
@@ -105,8 +109,9 @@ def draw(
         epoch: Number of the epoch.
         instances: (B,) instance numbers.
         binned_frames: Frames of a clip that are drawn one by one, for samplings with bins.
+        view: Number of the view, or (B,) one for each clip: the views of an instance are drawn independently.
     """
-    u = uniforms(seed, epoch, instances, DRAWS + binned_frames)
+    u = uniforms(seed, epoch, instances, DRAWS + binned_frames, view)
     least, most = (round(size * side) for side in augmentation.short_side)
     short_side = np.floor(least + u[:, 1] * max(1, most - least)).astype(np.int64)
     spread = np.array([augmentation.brightness, augmentation.contrast, augmentation.saturation, augmentation.hue])

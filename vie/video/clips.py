@@ -31,12 +31,12 @@ def clip_frames(
     fps: npt.NDArray[np.float32],
     position: npt.NDArray[np.float64],
     in_bin: npt.NDArray[np.float64] | float = 0.5,
+    within: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None,
 ) -> npt.NDArray[np.int64]:
     """Frame numbers of one clip from each of B videos.
 
-    The start is uniform over all starts that keep the clip inside the video; a video shorter than the clip starts
-    anywhere and loops (VIE's 3DResNet and SlowFast; its other models swapped short videos for others, which would leave
-    a bank row stale). Bins shrink until they fit into the video instead.
+    The start is uniform over the starts of ``count_starts``, or over a stretch of them. A video shorter than the clip
+    loops.
 
     Args:
         sampling: The clip's frames, stride and rate.
@@ -45,22 +45,50 @@ def clip_frames(
         position: (B,) in [0, 1): where in the range of starts the clip begins.
         in_bin: (B, sampling.frames) in [0, 1): where in its bin each frame lies, if the sampling is binned; the
             middle, as in tests.
+        within: The stretch of starts that ``position`` ranges over: (B,) its first frame and (B,) its frames, at least
+            1; what lies beyond the last start is cut off. None takes all starts.
 
     Returns:
         (B, sampling.frames), each in [0, num_frames).
     """
-    step = sampling.stride * (fps.astype(np.float64) / sampling.fps if sampling.fps else np.ones(len(fps)))
+    first, starts = np.zeros_like(num_frames), count_starts(sampling, num_frames, fps)
+    if within is not None:
+        first = np.minimum(within[0], starts - 1)
+        starts = np.minimum(within[0] + within[1], starts) - first
+    start = first + np.floor(position * starts).astype(np.int64)
+    places = np.arange(sampling.frames) + (np.asarray(in_bin) if sampling.binned else 0.0)
+    offsets = np.floor(places * _step(sampling, num_frames, fps)[:, None]).astype(np.int64)
+    return (start[:, None] + offsets) % num_frames[:, None]
+
+
+def count_starts(
+    sampling: Sampling, num_frames: npt.NDArray[np.int64], fps: npt.NDArray[np.float32]
+) -> npt.NDArray[np.int64]:
+    """How many frames of each of B videos, from frame 0 on, a clip may begin at: (B,), at least 1.
+
+    They are those that keep the clip inside the video; a video shorter than the clip starts anywhere (VIE's 3DResNet
+    and SlowFast; its other models swapped short videos for others, which would leave a bank row stale). Bins shrink
+    until they fit into the video instead.
+    """
+    step = _step(sampling, num_frames, fps)
     if sampling.binned:
-        step = np.minimum(step, num_frames / sampling.frames)
         span = np.minimum(np.ceil(sampling.frames * step).astype(np.int64), num_frames)
-        places = np.arange(sampling.frames) + np.asarray(in_bin)
     else:
         span = np.floor((sampling.frames - 1) * step).astype(np.int64) + 1
-        places = np.arange(sampling.frames, dtype=np.float64)
-    starts = np.where(span <= num_frames, num_frames - span + 1, num_frames)
-    start = np.floor(position * starts).astype(np.int64)
-    offsets = np.floor(places * step[:, None]).astype(np.int64)
-    return (start[:, None] + offsets) % num_frames[:, None]
+    return np.where(span <= num_frames, num_frames - span + 1, num_frames)
+
+
+def own_frames(sampling: Sampling, fps: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """How many of a video's own frames pass in one frame of the sampling's rate: (B,)."""
+    return fps.astype(np.float64) / sampling.fps if sampling.fps else np.ones(len(fps))
+
+
+def _step(
+    sampling: Sampling, num_frames: npt.NDArray[np.int64], fps: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float64]:
+    """Distance between the frames of a clip, or between its bins, in the video's own frames: (B,)."""
+    step = sampling.stride * own_frames(sampling, fps)
+    return np.minimum(step, num_frames / sampling.frames) if sampling.binned else step
 
 
 def even_positions(clips: int) -> npt.NDArray[np.float64]:
