@@ -1,4 +1,4 @@
-"""VIE's optimiser: SGD with momentum, weight decay on all but batch norm, a learning rate that drops by ten."""
+"""VIE's optimiser: SGD with momentum, weight decay on all but norms, a learning rate that drops by ten."""
 
 import bisect
 
@@ -9,8 +9,8 @@ from pretrain.config import OptimConfig
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
-    """SGD with two groups of parameters: with weight decay, and batch norm's without."""
-    norms = (nn.BatchNorm2d, nn.BatchNorm3d)
+    """SGD with two groups of parameters: with weight decay, and without for the scales and shifts of norms."""
+    norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
     exempt = {id(p) for module in model.modules() if isinstance(module, norms) for p in module.parameters()}
     parameters = list(model.parameters())
     groups = [

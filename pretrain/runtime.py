@@ -109,8 +109,8 @@ class _UnderAutocast(nn.Module):
 
 def use_channels_last(model: nn.Module, device: torch.device) -> None:
     """Lays convolution weights out with channels last; activations follow the weights."""
-    narrowest = min(p.shape[1] for p in model.parameters() if p.ndim > 2 and p.shape[1] > 3)
-    if device.type == "cpu" and narrowest < 16:
+    narrow = any(p.ndim > 2 and 3 < p.shape[1] < 16 for p in model.parameters())
+    if device.type == "cpu" and narrow:
         return  # oneDNN's strided 1x1 convolution writes out of bounds there (seen with torch 2.15)
     layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in model.parameters():
