@@ -41,12 +41,19 @@ class Match:
         return "; ".join(parts)
 
 
-def load_matching(model: nn.Module, weights: Mapping[str, Tensor]) -> Match:
+def load_matching(model: nn.Module, weights: Mapping[str, Tensor], prefix: str = "") -> Match:
     """Copies those tensors of any state dict into a network that match by name and shape, and tells which did.
+
+    Args:
+        model: The network.
+        weights: Its tensors, or another's, by name.
+        prefix: Put before the offered names: ``"trunk."`` brings the weights of torchvision, PyTorchVideo or timm into
+            the stream that holds such a network.
 
     Raises:
         VieError: None does.
     """
+    weights = {prefix + name: value for name, value in weights.items()}
     own = model.state_dict()
     shared = [name for name in own if name in weights]
     loaded = [name for name in shared if own[name].shape == weights[name].shape]
@@ -57,7 +64,7 @@ def load_matching(model: nn.Module, weights: Mapping[str, Tensor]) -> Match:
         tuple(name for name in shared if own[name].shape != weights[name].shape),
     )
     if not loaded:
-        raise VieError(f"no tensor fits ({match}): rename the weights to the network's own names")
+        raise VieError(f"no tensor fits ({match}): rename the weights to the network's own names, or give a prefix")
     model.load_state_dict({name: weights[name] for name in loaded}, strict=False)
     return match
 

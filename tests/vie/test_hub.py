@@ -41,7 +41,7 @@ def assert_refused(folder: Path, *words: str) -> None:
     assert all(word in message for word in words), message
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", list_models("vie_*"))
 def test_round_trip(tmp_path, name):
     before = saved(tmp_path / "a" / "b", name, {"metrics": {"knn": 12.5}, "licence": "ask"})
     after = load(tmp_path / "a" / "b")

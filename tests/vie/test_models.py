@@ -35,7 +35,7 @@ READOUTS = {
 }
 """Dimensions of the taps, averaged over time and flattened."""
 
-models = pytest.mark.parametrize("name", list_models())
+models = pytest.mark.parametrize("name", list_models("vie_*"))
 one_trunk = pytest.mark.parametrize("name", [SINGLE, RESNET3D, SLOW, FAST])
 DIMS = {SINGLE: 2, RESNET3D: 3, SLOW: 3, FAST: 3, SLOWFAST: 3}
 CHANNELS = {

@@ -1,6 +1,16 @@
 """The streams, and the factory that builds them by name."""
 
-from vie.models import fast, resnet3d, single, slow, slowfast, trn  # noqa: F401  (importing a stream registers it)
+from vie.models import (  # noqa: F401  (importing a stream registers it)
+    fast,
+    pytorchvideo_trunks,
+    resnet3d,
+    single,
+    slow,
+    slowfast,
+    timm_trunks,
+    torchvision_video,
+    trn,
+)
 from vie.models.registry import create_model, list_models, register_model
 from vie.models.stream import TAPS, Stream
 from vie.models.two_pathway import join_streams

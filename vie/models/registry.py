@@ -4,29 +4,44 @@ import difflib
 import fnmatch
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from vie.errors import VieError
 from vie.models.stream import Stream
 from vie.weights import load_weights
 
-ModelClass = TypeVar("ModelClass", bound=type[Stream])
+Builder = Callable[..., Stream]
+"""A class of streams, or a function that makes one from keyword arguments."""
 
-_MODELS: dict[str, type[Stream]] = {}
+AnyBuilder = TypeVar("AnyBuilder", bound=Builder)
+
+_MODELS: dict[str, Builder] = {}
+_FAMILIES: dict[str, Builder] = {}
 
 
-def register_model(name: str) -> Callable[[ModelClass], ModelClass]:
+def register_model(name: str) -> Callable[[AnyBuilder], AnyBuilder]:
     """Makes a stream known to ``create_model`` under a name."""
 
-    def register(model: ModelClass) -> ModelClass:
-        _MODELS[name] = model
-        return model
+    def register(builder: AnyBuilder) -> AnyBuilder:
+        _MODELS[name] = builder
+        return builder
+
+    return register
+
+
+def register_family(prefix: str) -> Callable[[AnyBuilder], AnyBuilder]:
+    """Makes all names that begin with a prefix known to ``create_model``; the builder's first argument is the rest."""
+
+    def register(builder: AnyBuilder) -> AnyBuilder:
+        _FAMILIES[prefix] = builder
+        return builder
 
     return register
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the models that match a shell pattern, sorted."""
+    """Names of the models that match a shell pattern, sorted; of timm's networks, ``timm_NAME``, only a few."""
     return sorted(fnmatch.filter(_MODELS, pattern))
 
 
@@ -34,23 +49,20 @@ def create_model(name: str, pretrained: str | os.PathLike[str] | None = None, **
     """Builds a stream by name.
 
     Args:
-        name: One of ``list_models()``.
+        name: One of ``list_models()``, or ``timm_`` and the name of a network in timm.
         pretrained: A folder written by ``save_pretrained``, whose weights are loaded; None keeps the initialisation.
-        arguments: Passed to the network: ``embed_dim`` (default 128) and ``width`` (channels of the first stage,
-            default 64; every later stage scales with it).
+        arguments: Passed to the network: ``embed_dim`` (default 128); for VIE's own, ``width`` (channels of the first
+            stage, default 64; every later stage scales with it); for timm's, ``size`` (of the pictures, in pixels).
 
     Raises:
-        VieError: There is no such model, or the weights do not fit it.
+        VieError: There is no such model, its package is missing, or the weights do not fit it.
     """
-    if name not in _MODELS:
-        near = difflib.get_close_matches(name, _MODELS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(list_models())}"
-        raise VieError(f"no model is called {name!r}: {hint}")
+    builder = _find(name)
     for argument, value in arguments.items():
         if isinstance(value, int) and value < 1:
             raise VieError(f"model {name!r} cannot be built with {argument}={value}: give a positive number")
     try:
-        model = _MODELS[name](**arguments)  # type: ignore[arg-type]
+        model = builder(**arguments)
     except TypeError as error:
         raise VieError(f"model {name!r} cannot be built with {arguments}: {error}") from error
     model.model_name = name
@@ -58,3 +70,14 @@ def create_model(name: str, pretrained: str | os.PathLike[str] | None = None, **
     if pretrained is not None:
         load_weights(model, pretrained)
     return model
+
+
+def _find(name: str) -> Builder:
+    if name in _MODELS:
+        return _MODELS[name]
+    for prefix, family in _FAMILIES.items():
+        if name.startswith(prefix):
+            return partial(family, name.removeprefix(prefix))
+    near = difflib.get_close_matches(name, _MODELS, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(list_models())}"
+    raise VieError(f"no model is called {name!r}: {hint}")

@@ -1,3 +1,5 @@
+from collections.abc import Callable, Iterable, Sequence
+
 from torch import Tensor
 
 from vie.models.preact import Plan, PreActResNet18
@@ -23,8 +25,11 @@ class Single(Stream):
         return frame_taps(self.trunk, clip)
 
 
-def frame_taps(trunk: PreActResNet18, clip: Tensor) -> dict[str, Tensor]:
+def frame_taps(
+    trunk: Callable[[Tensor], Iterable[Tensor]], clip: Tensor, names: Sequence[str] = TAPS
+) -> dict[str, Tensor]:
     """Taps of a 2-D network on every frame of a clip alone."""
     frames = clip.shape[2]
     images = clip.transpose(1, 2).flatten(0, 1)
-    return {name: tap.unflatten(0, (-1, frames)).transpose(1, 2) for name, tap in zip(TAPS, trunk(images), strict=True)}
+    taps = zip(names, trunk(images), strict=True)
+    return {name: tap.unflatten(0, (-1, frames)).transpose(1, 2) for name, tap in taps}

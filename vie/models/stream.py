@@ -1,7 +1,5 @@
 """What every stream shares: taps, pooled features, and the embedding on the unit sphere."""
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +22,7 @@ class Stream(nn.Module):
         arguments: What ``create_model`` was called with; enough to build the same network again.
     """
 
-    sampling: ClassVar[Sampling]
+    sampling: Sampling
 
     def __init__(self, num_features: int, embed_dim: int) -> None:
         super().__init__()

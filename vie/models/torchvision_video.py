@@ -1,0 +1,36 @@
+from functools import partial
+
+from torch import Tensor, nn
+from torchvision.models import video
+
+from vie.models.registry import register_model
+from vie.models.stream import TAPS, Stream
+from vie.video.clips import Sampling
+
+
+class TorchvisionVideo(Stream):
+    """A video ResNet-18 of torchvision without its classifier.
+
+    Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action Recognition" (CVPR 2018): R3D, MC3 and
+    R(2+1)D. The taps are the stem (it has no pool) and the four stages. The clip is the one of torchvision's own
+    weights: 16 consecutive frames at 15 frames per second, 112 pixels.
+    """
+
+    sampling = Sampling(frames=16, stride=1, fps=15.0, size=112)
+
+    def __init__(self, builder: str, /, embed_dim: int = 128) -> None:
+        trunk = getattr(video, builder)(weights=None)
+        super().__init__(num_features=trunk.fc.in_features, embed_dim=embed_dim)
+        trunk.fc = nn.Identity()
+        self.trunk = trunk
+
+    def forward_features(self, clip: Tensor) -> dict[str, Tensor]:
+        taps: dict[str, Tensor] = {}
+        stages = (self.trunk.stem, self.trunk.layer1, self.trunk.layer2, self.trunk.layer3, self.trunk.layer4)
+        for name, stage in zip(TAPS, stages, strict=True):
+            clip = taps[name] = stage(clip)
+        return taps
+
+
+for name in ("r3d_18", "mc3_18", "r2plus1d_18"):
+    register_model(f"torchvision_{name}")(partial(TorchvisionVideo, name))
