@@ -1,7 +1,7 @@
 """What a pretraining run is. ``pretrain.settings`` lays YAML recipes and ``key=value`` over these defaults."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from vie.video.augment import Augmentation
 
@@ -11,17 +11,22 @@ class ModelConfig:
     """The stream to train.
 
     Attributes:
-        name: One of vie.list_models().
+        name: One of vie.list_models(), or timm_ and the name of a network in timm.
         embed_dim: Dimensions of the embedding.
-        width: Channels of the first stage; every later stage scales with it.
+        width: Channels of the first stage of VIE's own networks, every later stage scales with it; null is the
+            network's own.
         start: A saved encoder that the training begins from, as far as names and shapes match (VIE-TRN begins from
             a finished VIE-Single); null begins from random weights.
     """
 
     name: str = "vie_resnet3d_r18"
     embed_dim: int = 128
-    width: int = 64
+    width: int | None = None
     start: str | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """What ``vie.create_model`` takes besides the name; other libraries' networks know no width."""
+        return {"embed_dim": self.embed_dim} | ({} if self.width is None else {"width": self.width})
 
 
 @dataclass

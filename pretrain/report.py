@@ -172,7 +172,7 @@ def _attempt(thing: str, read: Callable[[], Found], notes: list[str]) -> Found |
 
 def _describe_model(config: Config) -> tuple[Sampling, int]:
     with torch.device("meta"):  # shapes are enough
-        model = create_model(config.model.name, embed_dim=config.model.embed_dim, width=config.model.width)
+        model = create_model(config.model.name, **config.model.arguments())
     return resolve_sampling(config, model.sampling), sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -62,7 +62,7 @@ class Trainer:
         if config.runtime.threads:
             torch.set_num_threads(config.runtime.threads)
         torch.manual_seed(config.seed)
-        model = create_model(config.model.name, embed_dim=config.model.embed_dim, width=config.model.width)
+        model = create_model(config.model.name, **config.model.arguments())
         sampling = resolve_sampling(config, model.sampling)
         self.corpus = open_corpus(config, sampling)
         self.config = config = resolve(config, sampling, self.device, len(self.corpus.instances))
