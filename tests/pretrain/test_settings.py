@@ -1,13 +1,17 @@
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 from pretrain.cli import main
 from pretrain.config import Config, MonitorConfig, OptimConfig
-from pretrain.settings import RECIPES, dump_config, find_recipe, parse_config
-from vie import VieError, list_models
-from vie.video import Augmentation
+from pretrain.objective import cluster_sizes
+from pretrain.runtime import resolve_sampling
+from pretrain.settings import RECIPES, dump_config, find_recipe, flatten, parse_config
+from vie import VieError, create_model, list_models
+from vie.video import Augmentation, clip_frames
 
 
 @pytest.fixture
@@ -188,6 +192,97 @@ def test_packaged_recipes_parse():
         assert config != Config(), path
         assert config.model.name in list_models()
         assert config.total_steps > 0
+
+
+def schedule(config: Config) -> tuple[int, int, list[int]]:
+    return config.instance_recognition.steps, config.total_steps, config.optim.drops
+
+
+ABLATIONS = {
+    # recipe: share, instance_frames, K, k, steps of IR, all steps, drops
+    "ir": (1.0, None, 8000, 512, 1375000, 1375000, [845011, 1280011]),
+    "p30": (0.3, None, 2400, 512, 50000, 1375000, [860011, 1060011]),
+    "p70": (0.7, None, 5600, 512, 50000, 1375000, [860011, 1060011]),
+    "bins52": (1.0, 52, 10000, 4096, 50000, 1660000, [1220011, 1505011]),
+    "bins130": (1.0, 130, 5000, 4096, 50000, 1755000, [1375011, 1600011]),
+    "k4000": (1.0, None, 4000, 512, 50000, 1375000, [1025011, 1220011]),
+    "bg1024": (1.0, None, 8000, 1024, 50000, 1375000, [985011, 1255011]),
+}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_ablations_differ_from_the_single_stream_in_what_they_are_of(name):
+    single = parse_config(["kinetics400_single"])
+    config = parse_config(["kinetics400_single", f"kinetics400_{name}"])
+    share, instance_frames, clusters, neighbours, *plan = ABLATIONS[name]
+    assert (config.data.fraction, config.data.instance_frames) == (share, instance_frames)
+    assert (config.local_aggregation.clusters, config.local_aggregation.neighbours) == (clusters, neighbours)
+    assert schedule(config) == tuple(plan)
+    assert config.optim.drops[-1] < config.total_steps
+    given = set(flatten(yaml.safe_load(find_recipe(f"kinetics400_{name}").read_text())))
+    before, after = flatten(asdict(single)), flatten(asdict(config))
+    changed = {key for key, value in after.items() if before[key] != value}
+    assert changed <= given
+    assert {key.partition(".")[0] for key in changed} <= {
+        "data",
+        "instance_recognition",
+        "local_aggregation",
+        "optim",
+    }
+    assert config.data.batch_size == 128
+    assert config.model.name == "vie_single_r18"
+
+
+def test_trn_goes_on_from_the_single_stream():
+    """The release's drops count from Single's beginning; ours from TRN's, with instance recognition before them."""
+    single, trn = parse_config(["kinetics400_single"]), parse_config(["kinetics400_trn"])
+    first, total, drops = schedule(trn)
+    assert [drop - first + single.total_steps for drop in drops] == [1455011, 1570011]
+    assert drops[-1] < total
+    assert (trn.data.batch_size, trn.local_aggregation.clusters, trn.local_aggregation.neighbours) == (64, 8000, 512)
+    assert trn.model.start == "runs/kinetics400_single/encoder-la"
+
+
+@pytest.mark.parametrize("base", ["digits_dynamic", "objects"])
+@pytest.mark.parametrize(
+    ("stream", "model", "first", "last"),
+    [
+        ("single", "vie_single_r18", [0], [15]),
+        ("slow16", "vie_slow_r18", [0, 4, 8, 12], [3, 7, 11, 15]),
+        ("slowfast16", "vie_slowfast_r18", list(range(16)), list(range(16))),
+        ("trn16", "vie_trn_r18", [0, 4, 8, 12], [3, 7, 11, 15]),
+    ],
+)
+def test_streams_on_videos_of_16_frames(base, stream, model, first, last):
+    """A stream's recipe changes no schedule; its clips reach from the first to the last frame; its network takes them."""
+    config, under = parse_config([base, stream]), parse_config([base])
+    assert replace(config, model=under.model, data=under.data) == under
+    assert replace(config.data, frames=under.data.frames, stride=under.data.stride) == under.data
+    assert config.model.name == model
+    network = create_model(model, embed_dim=8, width=8)
+    sampling = resolve_sampling(config, network.sampling)
+    videos = np.array([16, 16]), np.array([25, 25], np.float32)
+    frames = clip_frames(sampling, *videos, np.array([0, 0.999]), in_bin=np.array([[0.0], [0.999]]))
+    assert frames.tolist() == [first, last]
+    clip = torch.randn(2, 3, sampling.frames, sampling.size, sampling.size)
+    assert network.eval()(clip).shape == (2, 8)
+
+
+def test_streams_of_small_corpora_share_a_schedule():
+    """They differ in the network alone."""
+    under = parse_config(["small_dynamic"])
+    for stream in ("static", "slow", "slowfast", "trn"):
+        config = parse_config([f"small_{stream}"])
+        assert config.model.name != under.model.name
+        assert replace(config, model=under.model) == under
+
+
+def test_objects():
+    """30,000 videos: at their rate of 30 to a cluster, a thousand clusters."""
+    config = parse_config(["objects"])
+    assert schedule(config) == (20000, 30000, [25000])
+    assert cluster_sizes(config.local_aggregation, 30_000) == (1000, 512)
+    assert (config.data.size, config.data.batch_size, config.instance_recognition.noise) == (56, 128, None)
 
 
 def test_round_trip(tmp_path):
