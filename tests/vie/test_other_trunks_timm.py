@@ -56,6 +56,7 @@ def test_stages_are_taps():
         expected = trunk.layer1(trunk.maxpool(trunk.act1(trunk.bn1(trunk.conv1(pictures[:, :, 0])))))
         torch.testing.assert_close(taps["conv2"][:, :, 0], expected)
         torch.testing.assert_close(taps["conv5"].mean(dim=(2, 3, 4)), model.pooled(pictures))
+        torch.testing.assert_close(taps.pop("head").flatten(1), model.pooled(pictures))
     assert [tuple(tap.shape[1:]) for tap in taps.values()] == [
         (64, 1, 32, 32),
         (64, 1, 16, 16),
@@ -77,6 +78,7 @@ def test_other_numbers_of_stages(name, names, channels):
     model = create_model(name).eval()
     with torch.no_grad():
         taps = model.forward_features(clip(224, batch=1))
+        assert taps.pop("head").flatten(1).shape == (1, model.num_features)
     assert list(taps) == names
     assert [tap.shape[1] for tap in taps.values()] == channels
 
@@ -85,6 +87,7 @@ def test_tokens_become_maps():
     model, pictures = shake(create_model(VIT)), clip(64)
     with torch.no_grad():
         taps = model.forward_features(pictures)
+        del taps["head"]
         tokens = model.trunk.forward_features(pictures[:, :, 0])
         depths = [tap[:, :, 0].flatten(2).transpose(1, 2) for tap in taps.values()]
         blocks: list[Tensor] = []

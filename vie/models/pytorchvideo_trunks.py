@@ -67,8 +67,7 @@ class SlowFastR50(Stream):
             taps[name] = paths[0]
         return {**taps, "fast5": paths[1]}
 
-    def pooled(self, clip: Tensor) -> Tensor:
-        taps = self.forward_features(clip)
+    def pool(self, taps: dict[str, Tensor]) -> Tensor:
         return torch.cat([global_average(taps["conv5"]), global_average(taps["fast5"])], dim=1)
 
 
@@ -92,8 +91,8 @@ class X3D(Stream):
     def forward_features(self, clip: Tensor) -> dict[str, Tensor]:
         return block_taps(self.trunk.blocks[: len(TAPS)], clip)
 
-    def pooled(self, clip: Tensor) -> Tensor:
-        return global_average(self.trunk.blocks[-1](self.forward_features(clip)["conv5"]))
+    def pool(self, taps: dict[str, Tensor]) -> Tensor:
+        return global_average(self.trunk.blocks[-1](taps["conv5"]))
 
 
 def block_taps(blocks: nn.ModuleList, clip: Tensor) -> dict[str, Tensor]:

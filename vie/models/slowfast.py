@@ -44,8 +44,7 @@ class SlowFast(Stream):
         taps["fast5"] = self.fast.end(fast)
         return taps
 
-    def pooled(self, clip: Tensor) -> Tensor:
-        taps = self.forward_features(clip)
+    def pool(self, taps: dict[str, Tensor]) -> Tensor:
         return torch.cat([global_average(taps["conv5"]), global_average(taps["fast5"])], dim=1)
 
     def _join(self, number: int, slow: Tensor, fast: Tensor) -> Tensor:

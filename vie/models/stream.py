@@ -44,9 +44,13 @@ class Stream(nn.Module):
         """
         raise NotImplementedError
 
-    def pooled(self, clip: Tensor) -> Tensor:
+    def pool(self, taps: dict[str, Tensor]) -> Tensor:
         """The last tap averaged over time and space, in float32 at least: (B, num_features)."""
-        return global_average(self.forward_features(clip)["conv5"])
+        return global_average(taps["conv5"])
+
+    def pooled(self, clip: Tensor) -> Tensor:
+        """The pooled feature (B, num_features) of a normalised clip (B, 3, T, H, W)."""
+        return self.pool(self.forward_features(clip))
 
     def embed(self, pooled: Tensor) -> Tensor:
         """Projects pooled features (B, num_features) to unit vectors (B, embed_dim) in float32."""

@@ -1,20 +1,16 @@
 """timm's image networks as static streams; the package is imported when one is built."""
 
 import difflib
-from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from vie.errors import VieError
 from vie.models.registry import register_family, register_model
 from vie.models.single import frame_taps
-from vie.models.stream import TAPS, Stream
+from vie.models.stream import TAPS, Stream, global_average
 from vie.video.clips import Sampling
-
-Seen = TypeVar("Seen", Tensor, Iterable[Tensor])
 
 
 @register_family("timm_")
@@ -25,7 +21,8 @@ class TimmImages(Stream):
     would classify: pooled tokens, a class token, or pooled maps, as the network has it.
 
     The taps are spread evenly over the stages or blocks that timm names, and ``conv5`` is the last of them; a network
-    of fewer than five stages has the last taps only. Tokens become maps, normalised as the network's last are.
+    of fewer than five stages has the last taps only. Tokens become maps, normalised as the network's last are. ``head``
+    is the network's own pooled feature of every frame.
     """
 
     def __init__(self, name: str, /, embed_dim: int = 128, size: int | None = None) -> None:
@@ -48,17 +45,16 @@ class TimmImages(Stream):
         self.taken = sorted({-(-count * part // len(TAPS)) - 1 for part in range(1, len(TAPS) + 1)})
 
     def forward_features(self, clip: Tensor) -> dict[str, Tensor]:
-        maps = partial(self.trunk.forward_intermediates, indices=self.taken, norm=True, intermediates_only=True)
-        return frame_taps(partial(self._see, maps), clip, TAPS[-len(self.taken) :])
+        return frame_taps(self._see, clip, (*TAPS[-len(self.taken) :], "head"))
 
-    def pooled(self, clip: Tensor) -> Tensor:
+    def pool(self, taps: dict[str, Tensor]) -> Tensor:
         """The network's own pooled feature, averaged over frames, in float32 at least: (B, num_features)."""
-        features = self._see(self.trunk, clip.transpose(1, 2).flatten(0, 1)).unflatten(0, (-1, clip.shape[2]))
-        return features.mean(dim=1, dtype=torch.promote_types(features.dtype, torch.float32))
+        return global_average(taps["head"])
 
-    def _see(self, network: Callable[[Tensor], Seen], images: Tensor) -> Seen:
+    def _see(self, images: Tensor) -> list[Tensor]:
         try:
-            return network(images)
+            last, maps = self.trunk.forward_intermediates(images, indices=self.taken, norm=True)
+            return [*maps, self.trunk.forward_head(last, pre_logits=True)[:, :, None, None]]
         except AssertionError as error:  # so timm refuses pictures of a wrong size
             height, width = images.shape[-2:]
             raise VieError(

@@ -31,16 +31,16 @@ class TRN(Stream):
     def forward_features(self, clip: Tensor) -> dict[str, Tensor]:
         return frame_taps(self.trunk, clip)
 
-    def pooled(self, clip: Tensor) -> Tensor:
-        return self._frame_features(clip).flatten(1)
+    def pool(self, taps: dict[str, Tensor]) -> Tensor:
+        return self._frame_features(taps).flatten(1)
 
-    def _frame_features(self, clip: Tensor) -> Tensor:
+    def _frame_features(self, taps: dict[str, Tensor]) -> Tensor:
         """Pooled features of the frames (B, 4, C), in float32 at least."""
-        if clip.shape[2] != FRAMES:
+        tap = taps["conv5"]
+        if tap.shape[2] != FRAMES:
             raise VieError(
-                f"{self.model_name} takes clips of {FRAMES} frames, not {clip.shape[2]}: set data.frames={FRAMES}"
+                f"{self.model_name} takes clips of {FRAMES} frames, not {tap.shape[2]}: set data.frames={FRAMES}"
             )
-        tap = self.forward_features(clip)["conv5"]
         return tap.mean(dim=(3, 4), dtype=torch.promote_types(tap.dtype, torch.float32)).transpose(1, 2)
 
 
@@ -63,8 +63,8 @@ class RelationTRN(TRN):
         for module in (self.relations, self.head):
             module.apply(init_weights)
 
-    def pooled(self, clip: Tensor) -> Tensor:
-        features = self._frame_features(clip)
+    def pool(self, taps: dict[str, Tensor]) -> Tensor:
+        features = self._frame_features(taps)
         total = features.new_zeros(len(features), self.num_features)
         for length, relation in zip(range(FRAMES, 1, -1), self.relations, strict=True):
             for frames in itertools.combinations(range(FRAMES), length):
