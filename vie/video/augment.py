@@ -6,6 +6,7 @@ a random crop, brightness, contrast, saturation and hue in random order, greysca
 
 import itertools
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vie.errors import VieError
+from vie.video.crops import corner_boxes, resized_boxes
 from vie.video.pixels import Boxes, crop_boxes, crop_resize, normalise
 
 GREY = (0.299, 0.587, 0.114)
@@ -25,7 +27,10 @@ class Augmentation:
     """Strengths of the augmentation; the defaults are VIE's.
 
     Attributes:
-        short_side: Least and greatest short side, as multiples of the crop's size; drawn in whole pixels. VIE's
+        crop: "random": a random short side, then a random square of the crop's size (pretraining); "corner": one of five
+            sizes in one of five places (VIE's "sc", for fine-tuning); "resized": a random share of the area in a random
+            aspect (ImageNet).
+        short_side: For the random crop, least and greatest short side, as multiples of the crop's size; drawn in whole pixels. VIE's
             [256, 319] for 224 and [128, 159] for 112 are 8/7 and 10/7, the latter left out.
         brightness, contrast, saturation: Factors are uniform in [1 - x, 1 + x].
         hue: Shift uniform in [-x, x], in turns of the colour circle; at most 0.5.
@@ -33,6 +38,7 @@ class Augmentation:
         flip: Probability of a horizontal flip.
     """
 
+    crop: Literal["random", "corner", "resized"] = "random"
     short_side: tuple[float, float] = (8 / 7, 10 / 7)
     brightness: float = 0.4
     contrast: float = 0.4
@@ -112,19 +118,33 @@ def draw(
         view: Number of the view, or (B,) one for each clip: the views of an instance are drawn independently.
     """
     u = uniforms(seed, epoch, instances, DRAWS + binned_frames, view)
-    least, most = (round(size * side) for side in augmentation.short_side)
-    short_side = np.floor(least + u[:, 1] * max(1, most - least)).astype(np.int64)
     spread = np.array([augmentation.brightness, augmentation.contrast, augmentation.saturation, augmentation.hue])
     centre = np.array([1.0, 1.0, 1.0, 0.0])
     return Draw(
         position=u[:, 0],
         in_bin=u[:, DRAWS:],
-        boxes=crop_boxes(height, width, short_side, size, u[:, 2:4]),
+        boxes=_draw_boxes(augmentation, size, height, width, u[:, [1, 2, 3, 11]]),
         flip=u[:, 4] < augmentation.flip,
         grey=u[:, 5] < augmentation.grey,
         factors=(centre + spread * (2 * u[:, 6:10] - 1)).astype(np.float32),
         order=ORDERS[np.floor(u[:, 10] * len(ORDERS)).astype(np.int64)],
     )
+
+
+def _draw_boxes(
+    augmentation: Augmentation,
+    size: int,
+    height: npt.NDArray[np.int64],
+    width: npt.NDArray[np.int64],
+    u: npt.NDArray[np.float64],
+) -> Boxes:
+    if augmentation.crop == "corner":
+        return corner_boxes(height, width, u[:, :2])
+    if augmentation.crop == "resized":
+        return resized_boxes(height, width, u[:, [0, 3, 1, 2]])
+    least, most = (round(size * side) for side in augmentation.short_side)
+    short_side = np.floor(least + u[:, 0] * max(1, most - least)).astype(np.int64)
+    return crop_boxes(height, width, short_side, size, u[:, 1:3])
 
 
 def augment(frames: Tensor, drawn: Draw, size: int, boxes: Boxes | None = None) -> Tensor:
