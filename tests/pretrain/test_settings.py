@@ -254,7 +254,7 @@ def test_trn_goes_on_from_the_single_stream():
     ],
 )
 def test_streams_on_videos_of_16_frames(base, stream, model, first, last):
-    """A stream leaves the schedule alone; its clips reach from the first to the last frame, and its network takes them."""
+    """A stream leaves the schedule alone; its clips reach over the whole video, and its network takes them."""
     config, under = parse_config([base, stream]), parse_config([base])
     assert replace(config, model=under.model, data=under.data) == under
     assert replace(config.data, frames=under.data.frames, stride=under.data.stride) == under.data
