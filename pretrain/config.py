@@ -122,10 +122,12 @@ class BaselineConfig:
     Attributes:
         steps: Of their training.
         label: Label column that supervised training learns; null takes the corpus's first.
+        span: Frames from the first to the last of the four that OPN sorts, counted like the stride; a multiple of 3.
     """
 
     steps: int = 100_000
     label: str | None = None
+    span: int = 9
 
 
 @dataclass
@@ -208,7 +210,7 @@ class Config:
 
     run: str = ""
     seed: int = 0
-    method: Literal["vie"] = "vie"
+    method: Literal["vie", "opn", "rotnet", "simclr", "supervised"] = "vie"
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augmentation: Augmentation = field(default_factory=Augmentation)

@@ -29,6 +29,10 @@ STAGES = {
     "random": "random initialisation",
     "ir": "instance recognition",
     "la": "local aggregation",
+    "opn": "order prediction (OPN)",
+    "rotnet": "rotation prediction (3DRotNet)",
+    "simclr": "SimCLR",
+    "supervised": "supervised",
     "joined": "last stages joined",
 }
 READOUTS = ("knn", "linear")
@@ -70,7 +74,7 @@ class Run:
     def switch(self) -> int | None:
         """Step at which local aggregation took over, if it has."""
         step = self.config.instance_recognition.steps
-        return step if 0 < step < self.steps else None
+        return step if self.config.method == "vie" and 0 < step < self.steps else None
 
 
 def write_report(runs: list[Path], out: Path, summary: dict[str, Any] | None = None) -> Path:
