@@ -123,18 +123,30 @@ def _report(parsed: argparse.Namespace) -> None:
 
 
 def _add_corpus(commands: "argparse._SubParsersAction[CommandParser]") -> None:
-    parser = commands.add_parser("corpus", help="write an embedded corpus as video files")
-    parser.add_argument("name", choices=["moving-digits"], help="real scanned digits in synthetic motion")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--size", type=int, default=40, help="side of the picture in pixels (default: %(default)s)")
-    parser.add_argument("--frames", type=int, default=16, help="frames in a video (default: %(default)s)")
-    parser.add_argument("--videos-per-digit", type=int, default=1, help="motions of each scan (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.set_defaults(carry_out=_corpus)
+    parser = commands.add_parser("corpus", help="write a corpus that is computed")
+    corpora = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    digits = corpora.add_parser("moving-digits", help="real scanned digits in synthetic motion, as video files")
+    digits.add_argument("out", type=Path)
+    digits.add_argument("--size", type=int, default=40, help="side of the picture in pixels (default: %(default)s)")
+    digits.add_argument("--frames", type=int, default=16, help="frames in a video (default: %(default)s)")
+    digits.add_argument("--videos-per-digit", type=int, default=1, help="motions of each scan (default: %(default)s)")
+    digits.add_argument("--seed", type=int, default=0)
+    digits.set_defaults(carry_out=_moving_digits)
+    objects = corpora.add_parser("moving-objects", help="your labelled pictures in synthetic motion")
+    objects.add_argument("out", type=Path)
+    objects.add_argument(
+        "--pictures", type=Path, required=True, help="folder of {class}/* or {train,val}/{class}/*, or a zip"
+    )
+    objects.add_argument("--size", type=int, default=64, help="side of the picture in pixels (default: %(default)s)")
+    objects.add_argument("--frames", type=int, default=16, help="frames in a video (default: %(default)s)")
+    objects.add_argument("--backgrounds", type=int, default=16, help="shared by all videos (default: %(default)s)")
+    objects.add_argument("--seed", type=int, default=0)
+    objects.add_argument("--prepared", action="store_true", help="write shards that training reads, not video files")
+    objects.set_defaults(carry_out=_moving_objects)
 
 
-def _corpus(parsed: argparse.Namespace) -> None:
-    from pretrain.corpora.moving_digits import write_moving_digits
+def _moving_digits(parsed: argparse.Namespace) -> None:
+    from pretrain.corpora import write_moving_digits
 
     write_moving_digits(
         parsed.out,
@@ -142,6 +154,20 @@ def _corpus(parsed: argparse.Namespace) -> None:
         frames=parsed.frames,
         videos_per_digit=parsed.videos_per_digit,
         seed=parsed.seed,
+    )
+
+
+def _moving_objects(parsed: argparse.Namespace) -> None:
+    from pretrain.corpora import write_moving_objects
+
+    write_moving_objects(
+        parsed.out,
+        parsed.pictures,
+        size=parsed.size,
+        frames=parsed.frames,
+        backgrounds=parsed.backgrounds,
+        seed=parsed.seed,
+        prepared=parsed.prepared,
     )
 
 

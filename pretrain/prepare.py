@@ -16,7 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pretrain.corpus_folder import DATASET_NAME, FORMAT, disk_errors, marked_settings, sole_run, write_corpus
 from pretrain.listed import Video
-from pretrain.shard_writer import ShardWriter, SourceKey, Stored, read_finished, source_key
+from pretrain.shard_writer import SHARD_VIDEOS, ShardWriter, SourceKey, Stored, read_finished, source_key
 from pretrain.worker_pool import Job, transcode_all
 from vie.errors import VieError
 from vie.files import write_text_atomically
@@ -42,7 +42,7 @@ class PrepareConfig:
 
     short_side: int = 128
     quality: int = 90
-    shard_videos: int = 256
+    shard_videos: int = SHARD_VIDEOS
     workers: int | None = None
     timeout: float = 120.0
     decoder: Decoder = "decord"

@@ -24,6 +24,7 @@ from vie.files import write_atomically
 from vie.video.shards import INDEX_FIELDS
 
 PARTIAL = ".partial"
+SHARD_VIDEOS = 256  # few files for a million videos, and little to do again where a run was stopped
 SHARD = re.compile(r"shard-(\d{6,})\.tar")
 LEFTOVER = re.compile(r"(shard-\d{6,}\.(tar|parquet)|index\.parquet|failed\.csv|dataset\.json)\.partial")
 SETTINGS_KEY = b"vie.settings"
