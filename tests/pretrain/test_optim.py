@@ -19,7 +19,7 @@ def test_decay_spares_batch_norm_alone(name):
         for parameter in module.parameters(recurse=False):
             assert decay[id(parameter)] == (0.0 if norm else 0.25)
             spared += norm
-    trunks = {"vie_slowfast_r18": 2, "vie_two_pathway_s_r18": 2, "vie_two_pathway_sf_r18": 3}.get(name, 1)
+    trunks = {"vie_slowfast_r18": 2, "vie_two_pathway_sf_r18": 3}.get(name, 2 if "two_pathway" in name else 1)
     assert spared == 2 * 17 * trunks
 
 

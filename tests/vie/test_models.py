@@ -12,7 +12,7 @@ from vie.models import TAPS, register_model
 SINGLE, RESNET3D = "vie_single_r18", "vie_resnet3d_r18"
 SLOW, FAST, SLOWFAST = "vie_slow_r18", "vie_fast_r18", "vie_slowfast_r18"
 TRN, RELATION = "vie_trn_r18", "vie_trn_relation_r18"
-HYBRID_S, HYBRID_SF = "vie_two_pathway_s_r18", "vie_two_pathway_sf_r18"
+HYBRID_S, HYBRID_SF, HYBRID_3D = (f"vie_two_pathway_{pair}_r18" for pair in ("s", "sf", "3d"))
 PARAMETERS = {SINGLE: 11_244_480, RESNET3D: 33_271_872}
 """11.24 M and 33.27 M in the authors' networks."""
 
@@ -26,6 +26,7 @@ SAMPLING = {
     RELATION: Sampling(frames=4, stride=12, fps=25.0, size=224, binned=True),
     HYBRID_S: Sampling(frames=4, stride=16, fps=25.0, size=224),
     HYBRID_SF: Sampling(frames=16, stride=4, fps=25.0, size=224),
+    HYBRID_3D: Sampling(frames=16, stride=1, fps=25.0, size=112),
 }
 READOUTS = {
     SINGLE: {"conv3": 100_352, "conv4": 50_176, "conv5": 25_088},
