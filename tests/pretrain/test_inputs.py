@@ -57,6 +57,31 @@ def test_flat_splits_have_no_classes(tmp_path):
     assert brief(list_videos(tmp_path)) == [("test/b.mp4", "test", {}), ("train/a.mp4", "train", {})]
 
 
+def test_imagenet_folders(tmp_path):
+    touch(tmp_path, "train/n01440764/n01440764_10026.JPEG", "train/n01443537/n01443537_2.JPEG", "train/n01440764/x.xml")
+    touch(tmp_path, "val/n01440764/ILSVRC2012_val_00000293.JPEG")
+    assert brief(list_videos(tmp_path)) == [
+        ("train/n01440764/n01440764_10026.JPEG", "train", {"label": "n01440764"}),
+        ("train/n01443537/n01443537_2.JPEG", "train", {"label": "n01443537"}),
+        ("val/n01440764/ILSVRC2012_val_00000293.JPEG", "val", {"label": "n01440764"}),
+    ]
+
+
+def test_pictures_in_class_folders_and_csv(tmp_path):
+    touch(tmp_path, "cat/a.png", "dog/b.webp", "dog/c.bmp", "dog/d.jpg")
+    assert [video.labels["label"] for video in list_videos(tmp_path)] == ["cat", "dog", "dog", "dog"]
+    listing = write_csv(tmp_path / "l.csv", ["path", "breed"], ["dog/d.jpg", "terrier"])
+    assert brief(list_videos(listing)) == [("dog/d.jpg", "train", {"breed": "terrier"})]
+
+
+def test_pictures_beside_videos_are_not_listed(tmp_path):
+    touch(tmp_path, "cat/a.mp4", "cat/a.jpg", "dog/b.mp4", "folder.png")
+    assert brief(list_videos(tmp_path)) == [
+        ("cat/a.mp4", "train", {"label": "cat"}),
+        ("dog/b.mp4", "train", {"label": "dog"}),
+    ]
+
+
 KINETICS = ("label", "youtube_id", "time_start", "time_end", "split", "is_cc")
 
 
