@@ -15,7 +15,7 @@ from pretrain.listed import Video
 from pretrain.shard_writer import SourceKey, Stored
 from vie.errors import VieError
 from vie.files import write_text_atomically
-from vie.video.shards import INDEX_NAME, LABEL_PREFIX, write_index
+from vie.video.shards import INDEX_NAME, LABEL_PREFIX, SPLIT_PREFIX, write_index
 
 FORMAT = "mjpeg-1"
 DATASET_NAME = "dataset.json"
@@ -86,18 +86,21 @@ def write_corpus(
     """
     present = [(video, stored[key]) for video, key in zip(videos, keys, strict=True) if key in stored]
     label_columns = list(dict.fromkeys(column for video in videos for column in video.labels))
+    split_columns = list(dict.fromkeys(column for video in videos for column in video.splits))
     rows = [
         {"name": video.name, "split": video.split, **vars(place)}
         | {LABEL_PREFIX + column: label for column, label in video.labels.items()}
+        | {SPLIT_PREFIX + column: word for column, word in video.splits.items()}
         for video, place in present
     ]
-    write_index(folder / INDEX_NAME, rows, label_columns)
+    write_index(folder / INDEX_NAME, rows, label_columns, split_columns)
     description = {
         "settings": settings,
         "videos": len(present),
         "failed": len(videos) - len(present),
         "splits": dict(Counter(video.split for video, _ in present)),
         "label_columns": label_columns,
+        "split_columns": split_columns,
         "frames": sum(len(place.frame_bytes) for _, place in present),
         "bytes": sum(int(place.frame_bytes.sum(dtype=np.int64)) for _, place in present),
         "shards": len({place.shard for _, place in present}),

@@ -1,7 +1,7 @@
 """Files below a folder, and what the folders that they lie in say about split and class."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -60,8 +60,13 @@ def places(names: Sequence[str]) -> list[Place]:
     ]
 
 
-def by_stem(root: Path) -> dict[str, str]:
-    """The best video file for each stem: preferred format first, then the shallowest place."""
+def by_key(root: Path, key: Callable[[PurePosixPath], str]) -> dict[str, str]:
+    """The best video file for each key: preferred format first, then the shallowest place.
+
+    Args:
+        root: Folder that is searched to its bottom.
+        key: What a listing calls a file, made from its path below ``root``.
+    """
 
     def rank(name: str) -> tuple[int, int, str]:
         place = PurePosixPath(name)
@@ -69,7 +74,7 @@ def by_stem(root: Path) -> dict[str, str]:
 
     found: dict[str, str] = {}
     for name in walk(root, VIDEO_EXTENSIONS):
-        stem = PurePosixPath(name).stem
-        if stem not in found or rank(name) < rank(found[stem]):
-            found[stem] = name
+        called = key(PurePosixPath(name))
+        if called not in found or rank(name) < rank(found[called]):
+            found[called] = name
     return found

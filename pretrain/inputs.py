@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from pretrain.folders import EXTENSIONS, by_stem, places, walk
-from pretrain.listed import LABEL, Video, held_out, split_word
+from pretrain.folders import EXTENSIONS, by_key, places, walk
+from pretrain.listed import LABEL, Video, held_out, read_text, split_word
+from pretrain.official_splits import is_official, list_official
 from vie.errors import VieError
 from vie.video.picture import is_picture
 
@@ -31,9 +32,12 @@ def list_videos(
               are listed only where a folder holds no video;
             - Kinetics' CSV (``label,youtube_id,time_start,time_end,split``), whose files
               ``{youtube_id}_{start:06d}_{end:06d}.mp4`` lie anywhere below ``root``; absent files stay in the list;
+            - the folder of the official split files of UCF101 (``trainlist01.txt``, …, and ``classInd.txt``) or HMDB51
+              (``<class>_test_split1.txt``, …), whose files lie anywhere below ``root``: every split is kept under its
+              number, and the first is the usual one; absent files stay in the list;
             - a CSV with a column ``path``, if wanted ``split``, and label columns;
             - a ``.txt`` list of files, one on a line.
-        root: Folder of the files that a CSV or a list names; its own folder where left out.
+        root: Folder of the files that a CSV, a list or official split files name; its own folder where left out.
         labels: Label columns to keep; all where left out.
         val_fraction: Share of the videos without a split of their own that is held out as ``val``, picked by a hash of
             the name: adding videos never moves another one across.
@@ -53,7 +57,9 @@ def list_videos(
     base = Path(root) if root is not None else (source if source.is_dir() else source.parent)
     if not base.is_dir():
         raise VieError(f"{base}: no such folder: `root` is the folder of the files that {source} names")
-    if source.is_dir():
+    if is_official(source):
+        columns, videos = [LABEL], list_official(source, base)
+    elif source.is_dir():
         columns, videos = _from_folder(source)
     elif source.suffix.lower() == ".csv":
         columns, videos = _from_csv(source, base)
@@ -88,7 +94,7 @@ def _from_folder(root: Path) -> tuple[list[str], list[Video]]:
 
 
 def _from_csv(source: Path, base: Path) -> tuple[list[str], list[Video]]:
-    reader = csv.DictReader(io.StringIO(_read_text(source), newline=""), skipinitialspace=True)
+    reader = csv.DictReader(io.StringIO(read_text(source), newline=""), skipinitialspace=True)
     try:
         rows = [{key: (value or "").strip() for key, value in row.items() if key} for row in reader]
     except (csv.Error, AttributeError) as error:
@@ -112,7 +118,7 @@ def _from_csv(source: Path, base: Path) -> tuple[list[str], list[Video]]:
 
 
 def _from_kinetics(source: Path, rows: list[dict[str, str]], base: Path) -> list[Video]:
-    found = by_stem(base)
+    found = by_key(base, lambda place: place.stem)
     videos = []
     for number, row in enumerate(rows, start=2):
         try:
@@ -127,17 +133,8 @@ def _from_kinetics(source: Path, rows: list[dict[str, str]], base: Path) -> list
 
 
 def _from_list(source: Path, base: Path) -> tuple[list[str], list[Video]]:
-    lines = (line.strip() for line in _read_text(source).splitlines())
+    lines = (line.strip() for line in read_text(source).splitlines())
     return [], [_listed(line, base, "", {}) for line in lines if line]
-
-
-def _read_text(source: Path) -> str:
-    try:
-        return source.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise VieError(f"{source}: not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from error
-    except OSError as error:
-        raise VieError(f"{source}: cannot be read ({error.strerror}): check the file and its permissions") from error
 
 
 def _listed(given: str, base: Path, split: str, labels: dict[str, str]) -> Video:

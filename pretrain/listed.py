@@ -1,8 +1,10 @@
-"""One video of a corpus, as every kind of listing names it."""
+"""What all kinds of listings have in common: a video, the words for its split, the text."""
 
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
+
+from vie.errors import VieError
 
 SPLITS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "valid": "val", "test": "test"}
 LABEL = "label"  # the label column of listings that have only one, nameless
@@ -17,12 +19,14 @@ class Video:
         path: Where the file is, or should be.
         split: ``train``, ``val``, ``test`` or the source's own word.
         labels: Class name by label column; a column without a label for this video is left out.
+        splits: Its split by the name of the way to split, for a corpus with several; ``split`` is the usual one.
     """
 
     name: str
     path: Path
     split: str
     labels: dict[str, str] = field(default_factory=dict)
+    splits: dict[str, str] = field(default_factory=dict)
 
 
 def split_word(word: str) -> str:
@@ -34,3 +38,13 @@ def held_out(name: str, fraction: float) -> str:
     """``val`` for about a share ``fraction`` of all names, by a hash of the name, and ``train`` for the others."""
     share = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
     return "val" if share < fraction else "train"
+
+
+def read_text(source: Path) -> str:
+    """Reads a listing; raises ``VieError`` where it cannot be read or is not UTF-8."""
+    try:
+        return source.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise VieError(f"{source}: not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from error
+    except OSError as error:
+        raise VieError(f"{source}: cannot be read ({error.strerror}): check the file and its permissions") from error

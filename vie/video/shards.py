@@ -26,6 +26,7 @@ from vie.files import write_atomically
 
 INDEX_NAME = "index.parquet"
 LABEL_PREFIX = "label."
+SPLIT_PREFIX = "split."
 INDEX_FIELDS = [
     pa.field("name", pa.string()),  # the video's own path, relative to the corpus it came from
     pa.field("split", pa.string()),
@@ -81,6 +82,11 @@ class Shards:
             for column in table.column_names
             if column.startswith(LABEL_PREFIX)
         }
+        self._more_splits: dict[str, npt.NDArray[np.str_]] = {
+            column.removeprefix(SPLIT_PREFIX): np.asarray([word or "" for word in table[column].to_pylist()], np.str_)
+            for column in table.column_names
+            if column.startswith(SPLIT_PREFIX)
+        }
 
     def __len__(self) -> int:
         return len(self.names)
@@ -99,9 +105,25 @@ class Shards:
         number: dict[str | None, int] = {name: i for i, name in enumerate(self.classes(column))}
         return np.asarray([number.get(label, -1) for label in self._column(column)], dtype=np.int64)
 
-    def split(self, name: str) -> npt.NDArray[np.int64]:
-        """Row numbers of the videos of one split, in the order of the corpus."""
-        return np.flatnonzero(self.splits == name)
+    @property
+    def split_columns(self) -> list[str]:
+        """Names of the further ways to split this corpus, where it has several; ``splits`` is the usual one."""
+        return list(self._more_splits)
+
+    def split(self, name: str, of: str | None = None) -> npt.NDArray[np.int64]:
+        """Row numbers of the videos of one split, in the order of the corpus.
+
+        Args:
+            name: ``train``, ``val``, ``test`` or the source's own word; no rows where there is no such split.
+            of: One of ``split_columns``; the usual way to split where left out.
+
+        Raises:
+            VieError: The corpus is not split in that way.
+        """
+        if of is not None and of not in self._more_splits:
+            known = ", ".join(self._more_splits) or "none"
+            raise VieError(f"{self.path} has no split column {of!r}: its split columns are {known}")
+        return np.flatnonzero((self.splits if of is None else self._more_splits[of]) == name)
 
     def locate(self, video: int, frames: Sequence[int] | npt.NDArray[np.int64]) -> Location:
         """Where the given frames of a video lie."""
@@ -151,18 +173,22 @@ class Shards:
         return self._labels[column]
 
 
-def write_index(path: Path, rows: list[dict[str, object]], label_columns: Sequence[str]) -> None:
+def write_index(
+    path: Path, rows: list[dict[str, object]], label_columns: Sequence[str], split_columns: Sequence[str] = ()
+) -> None:
     """Writes index rows as Parquet, atomically.
 
     Args:
         path: The file to write.
-        rows: One mapping for each video with the keys of ``INDEX_FIELDS`` and ``label.<column>``.
+        rows: One mapping for each video with the keys of ``INDEX_FIELDS``, ``label.<column>`` and ``split.<column>``.
         label_columns: Names of the label columns; a row without one has no such label.
+        split_columns: Names of the further ways to split the corpus; a row without one is in none of its splits.
 
     Raises:
         OSError: The file cannot be written; nothing is left behind.
     """
-    schema = pa.schema([*INDEX_FIELDS, *(pa.field(LABEL_PREFIX + column, pa.string()) for column in label_columns)])
+    further = [LABEL_PREFIX + column for column in label_columns] + [SPLIT_PREFIX + column for column in split_columns]
+    schema = pa.schema([*INDEX_FIELDS, *(pa.field(column, pa.string()) for column in further)])
     table = pa.Table.from_pylist(rows, schema=schema)
     write_atomically(path, lambda partial: pq.write_table(table, partial))
 
