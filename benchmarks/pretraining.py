@@ -2,71 +2,30 @@
 
     python -m benchmarks.pretraining benchmarks/pretraining.yaml --data CORPORA --out RUNS --seeds 3 --parallel 6
 
-A job is recipes, the prepared corpus it runs on (a folder under --data) and settings over the recipes. Jobs with
-the same ``joined`` name are streams of one corpus: their features are also tested side by side. Runs go on where they
-stopped.
+A job trains a stream (``recipes``), or joins the streams of two others (``hybrid``), on a prepared corpus (a folder
+under --data); ``benchmarks.jobs.Job`` says what else it may hold. Runs go on where they stopped. Results of transfer
+tasks are written to ``transfer/`` under --out.
 """
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
 import torch
-import yaml
 
 from benchmarks.curves import draw_curves
+from benchmarks.jobs import Job, read_jobs
+from benchmarks.scheduler import Scheduler
+from benchmarks.transfer.results import read_results
+from benchmarks.transfer.table import tables
 from pretrain.monitor import METRICS_NAME
 from pretrain.summary import summarise
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One line of the jobs file."""
-
-    name: str
-    recipes: list[str]
-    corpus: str
-    settings: list[str] = field(default_factory=list)
-    joined: str | None = None
-
-    def run(self, out: Path, seed: int) -> Path:
-        return out / f"seed{seed}" / self.name
-
-
-def train(job: Job, data: Path, out: Path, seed: int, places: Queue[str]) -> str | None:
-    """Trains one job in a process of its own, on a GPU that is free; returns what went wrong, if anything did."""
-    run = job.run(out, seed)
-    run.mkdir(parents=True, exist_ok=True)
-    settings = [f"run={run}", f"seed={seed}", f"data.path={data / job.corpus}", *job.settings]
-    recipes = [f"--config={recipe}" for recipe in job.recipes]
-    command = [sys.executable, "-m", "pretrain", "train", *recipes, *settings]
-    place = places.get()
-    try:
-        with (run / "log.txt").open("w") as log:
-            environment = {**os.environ, "CUDA_VISIBLE_DEVICES": place}
-            done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
-    finally:
-        places.put(place)
-    return None if done.returncode == 0 else f"{run}: {(run / 'log.txt').read_text()[-300:]}"
-
-
-def visible_gpus() -> list[str]:
-    """Names of the GPUs that runs may use, as CUDA_VISIBLE_DEVICES takes them; one empty name if there is none."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return given.split(",")
-    return [str(number) for number in range(torch.cuda.device_count())] or [""]
 
 
 def collect(jobs: list[Job], out: Path, seeds: int) -> list[Row]:
@@ -130,22 +89,18 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time, spread over the GPUs")
     parser.add_argument("--no-train", action="store_true", help="only tell what finished runs found")
     parsed = parser.parse_args()
-    jobs = [Job(name=name, **content) for name, content in yaml.safe_load(parsed.jobs.read_text()).items()]
-    todo = [(job, seed) for seed in range(0 if parsed.no_train else parsed.seeds) for job in jobs]
+    jobs = read_jobs(parsed.jobs)
     parsed.out.mkdir(parents=True, exist_ok=True)
-    places: Queue[str] = Queue()
-    gpus = visible_gpus()
-    for number in range(parsed.parallel):
-        places.put(gpus[number % len(gpus)])
-    with ThreadPoolExecutor(parsed.parallel) as pool:
-        done = pool.map(lambda one: train(one[0], parsed.data, parsed.out, one[1], places), todo)
-        errors = [error for error in done if error]
-    rows = collect(jobs, parsed.out, parsed.seeds)
+    errors = [] if parsed.no_train else Scheduler(jobs, parsed.data, parsed.out, parsed.parallel).run(parsed.seeds)
+    trained = [job for job in jobs.values() if not job.hybrid]
+    rows = collect(trained, parsed.out, parsed.seeds)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     content = {"command": " ".join(sys.argv), "device": device, "torch": torch.__version__, "results": rows}
     (parsed.out / "results.json").write_text(json.dumps(content, indent=1) + "\n")
-    draw_curves({job.name: [job.run(parsed.out, seed) for seed in range(parsed.seeds)] for job in jobs}, parsed.out)
+    draw_curves({job.name: [job.run(parsed.out, seed) for seed in range(parsed.seeds)] for job in trained}, parsed.out)
     print(markdown(rows))
+    if any((parsed.out / "transfer").glob("*.json")):
+        print("\n" + tables(read_results([parsed.out / "transfer"])))
     sys.exit("\n".join(errors) or None)
 
 

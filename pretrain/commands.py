@@ -143,6 +143,11 @@ def _add_corpus(commands: "argparse._SubParsersAction[CommandParser]") -> None:
     objects.add_argument("--seed", type=int, default=0)
     objects.add_argument("--prepared", action="store_true", help="write shards that training reads, not video files")
     objects.set_defaults(carry_out=_moving_objects)
+    for name, title in (("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100")):
+        cifar = corpora.add_parser(name, help=f"{title} as picture files, to prepare like any others")
+        cifar.add_argument("out", type=Path)
+        cifar.add_argument("--source", type=Path, required=True, help="folder of the official binary version, unpacked")
+        cifar.set_defaults(carry_out=_cifar)
 
 
 def _moving_digits(parsed: argparse.Namespace) -> None:
@@ -155,6 +160,12 @@ def _moving_digits(parsed: argparse.Namespace) -> None:
         videos_per_digit=parsed.videos_per_digit,
         seed=parsed.seed,
     )
+
+
+def _cifar(parsed: argparse.Namespace) -> None:
+    from pretrain.corpora import write_cifar
+
+    write_cifar(parsed.name, parsed.out, parsed.source)
 
 
 def _moving_objects(parsed: argparse.Namespace) -> None:

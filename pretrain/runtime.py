@@ -132,12 +132,15 @@ def resolve_sampling(config: Config, default: Sampling) -> Sampling:
 
 def resolve(config: Config, sampling: Sampling, device: torch.device, instances: int) -> Config:
     """A config without "auto" and null: what a run is saved with, and compared with when it is continued."""
-    clusters, neighbours = cluster_sizes(config.local_aggregation, instances)
+    aggregation = config.local_aggregation
+    if config.method == "vie":
+        clusters, neighbours = cluster_sizes(aggregation, instances)
+        aggregation = replace(aggregation, clusters=clusters, neighbours=neighbours)
     clip = {**asdict(sampling), "fps": sampling.fps or 0.0}
     return replace(
         config,
         data=replace(config.data, **clip),
-        local_aggregation=replace(config.local_aggregation, clusters=clusters, neighbours=neighbours),
+        local_aggregation=aggregation,
         runtime=replace(
             config.runtime,
             device=str(device),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.pretraining import visible_gpus
+from benchmarks.scheduler import visible_gpus
 from tests.conftest import tiny_run
 
 ROOT = Path(__file__).parents[2]

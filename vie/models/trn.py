@@ -68,5 +68,6 @@ class RelationTRN(TRN):
         total = features.new_zeros(len(features), self.num_features)
         for length, relation in zip(range(FRAMES, 1, -1), self.relations, strict=True):
             for frames in itertools.combinations(range(FRAMES), length):
-                total = total + relation(features[:, list(frames)].flatten(1).to(self.head.weight.dtype))
+                joined = torch.cat([features[:, frame] for frame in frames], dim=1)
+                total = total + relation(joined.to(self.head.weight.dtype))
         return total

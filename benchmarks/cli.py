@@ -1,0 +1,77 @@
+"""The command line: ``vie-bench transfer | table``."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pretrain.commands import CommandParser
+from vie.errors import VieError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command; a fault that the user can mend is one line on stderr and exit status 1."""
+    try:
+        run(sys.argv[1:] if arguments is None else arguments)
+    except VieError as error:
+        print(f"vie-bench: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("vie-bench: stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parses a command line and carries it out; raises ``VieError`` for any fault that the user can mend."""
+    parser = CommandParser(prog="vie-bench", description="Measure encoders on tasks.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    transfer = commands.add_parser("transfer", help="measure an encoder on a task")
+    transfer.add_argument("task", help="a task that comes along, or a YAML file of one")
+    transfer.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="folder or hub id of a saved encoder")
+    transfer.add_argument("--name", help="what tables call the encoder (default: the last two parts of its path)")
+    transfer.add_argument("--data", help="folder of the prepared corpus (the same as data.path=)")
+    transfer.add_argument("--mode", help="knn, linear, random, finetune, scratch; several separated by commas")
+    transfer.add_argument("--out", type=Path, default=Path("results"), help="folder of the results (%(default)s)")
+    transfer.set_defaults(carry_out=_transfer)
+    table = commands.add_parser("table", help="print results as Markdown tables")
+    table.add_argument("results", nargs="+", type=Path, help="results files, or folders of them")
+    table.add_argument("--layers", help="columns to keep, separated by commas, such as 'conv5 flat,pooled avg'")
+    table.set_defaults(carry_out=_table)
+    parsed, settings = parser.parse_known_args(list(arguments))
+    if parsed.command == "transfer":
+        # To the parser, key=value is one more checkpoint.
+        parsed.settings = settings + [one for one in parsed.checkpoints if _is_setting(one)]
+        parsed.checkpoints = [one for one in parsed.checkpoints if not _is_setting(one)]
+    elif settings:
+        raise VieError(f"unknown arguments {' '.join(settings)}; see `vie-bench {parsed.command} --help`")
+    parsed.carry_out(parsed)
+
+
+def _transfer(parsed: argparse.Namespace) -> None:
+    from benchmarks.transfer.config import parse_task
+    from benchmarks.transfer.results import evaluate, read_results
+    from benchmarks.transfer.table import tables
+
+    overrides = list(parsed.settings)
+    if parsed.data:
+        overrides.append(f"data.path={parsed.data}")
+    if parsed.mode:
+        overrides.append(f"modes={json.dumps(parsed.mode.split(','))}")
+    if parsed.name and len(parsed.checkpoints) > 1:
+        raise VieError("one name cannot stand for several checkpoints: leave --name out, or give them one by one")
+    config = parse_task(parsed.task, overrides)
+    written = [path for source in parsed.checkpoints for path in evaluate(config, source, parsed.out, parsed.name)]
+    print(tables(read_results(written)))
+    print(f"\n{len(written)} results in {parsed.out}")
+
+
+def _is_setting(argument: str) -> bool:
+    return "=" in argument and not Path(argument).exists()
+
+
+def _table(parsed: argparse.Namespace) -> None:
+    from benchmarks.transfer.results import read_results
+    from benchmarks.transfer.table import tables
+
+    print(tables(read_results(parsed.results), parsed.layers.split(",") if parsed.layers else None))

@@ -1,0 +1,100 @@
+"""What a transfer evaluation is; the tasks that come along are YAML files in ``tasks/`` over these defaults."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pretrain.config import RuntimeConfig
+from pretrain.settings import parse_settings
+from vie.video.augment import Augmentation
+
+TASKS = Path(__file__).parent / "tasks"
+
+
+@dataclass
+class TaskData:
+    """The prepared corpus of a task: videos, or pictures, which are videos of one frame.
+
+    Attributes:
+        path: Folder written by `vie-pretrain prepare`.
+        labels: Label columns, all read out of one pass; null takes every one that both splits have.
+        split: Which of the corpus's official splits ("1", "2" or "3" of UCF101 and HMDB51); null takes its own.
+        train_split: Split that read-outs and networks learn from.
+        test_split: Split that is tested.
+        clips: Test clips of each video, spread evenly, whose class probabilities are averaged.
+        shuffled: Whether the frames of the test clips are also shown out of order: what is lost is owed to their order.
+        batch_size: Clips in a step.
+        workers: Processes that read ahead; 0 reads in the process itself.
+        cache: "none" decodes from the shards; "device" keeps all frames on the device.
+    """
+
+    path: str = ""
+    labels: list[str] | None = None
+    split: str | None = None
+    train_split: str = "train"
+    test_split: str = "val"
+    clips: int = 5
+    shuffled: bool = False
+    batch_size: int = 128
+    workers: int = 4
+    cache: Literal["none", "device"] = "none"
+
+
+@dataclass
+class Schedule:
+    """SGD over so many steps.
+
+    Attributes:
+        steps: Of training.
+        lr: Learning rate.
+        momentum: Not Nesterov's.
+        weight_decay: On the linear heads alone, unless ``decay_all``.
+        decay_all: Whether the trunk is decayed too; batch norm never is.
+        drops: Steps at which the learning rate falls to a tenth.
+        test_every: Steps between two tests; 0 tests at the end alone.
+    """
+
+    steps: int = 30_000
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    decay_all: bool = False
+    drops: list[int] = field(default_factory=lambda: [15_000, 25_000])
+    test_every: int = 0
+
+
+@dataclass
+class TransferConfig:
+    """One evaluation of one encoder on one task.
+
+    Attributes:
+        task: Its name, for the results.
+        seed: Of new weights, the data order and the augmentation.
+        modes: What is measured: "knn" (nearest neighbours and logistic regression of averaged features), "linear"
+            (read-outs of the frozen trunk's layers), "random" (the same of new weights), "finetune" (all layers, from
+            the encoder's weights), "scratch" (all layers, from new weights).
+        data: The prepared corpus.
+        augmentation: Of the training clips.
+        linear: Linear read-outs of the frozen trunk.
+        finetune: Training of all layers, from the encoder's weights.
+        scratch: Training of all layers, from new weights.
+        runtime: Device and precision.
+    """
+
+    task: str = "task"
+    seed: int = 0
+    modes: list[Literal["knn", "linear", "random", "finetune", "scratch"]] = field(
+        default_factory=lambda: ["knn", "linear"]
+    )
+    data: TaskData = field(default_factory=TaskData)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    linear: Schedule = field(default_factory=Schedule)
+    finetune: Schedule = field(default_factory=Schedule)
+    scratch: Schedule = field(default_factory=Schedule)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+
+def parse_task(task: str, overrides: Sequence[str] = ()) -> TransferConfig:
+    """The task of a name in ``tasks/``, or of a YAML file, with ``key=value`` over it."""
+    return parse_settings(TransferConfig, [task], overrides, TASKS)
