@@ -1,0 +1,129 @@
+"""CIFAR-10 and CIFAR-100 as picture files, from the official binary version (Krizhevsky, 2009); no pickle is read.
+
+A record is one byte for the class (CIFAR-100: one for the coarse class, one for the fine) and 3,072 for the pixels: a
+plane of 32 x 32 for red, for green and for blue.
+"""
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torchvision.io import write_png
+
+from pretrain.corpora.writing import threads, write_once
+from pretrain.listed import read_text
+from vie.errors import VieError
+
+LISTING_NAME = "pictures.csv"
+PIXELS = (3, 32, 32)
+
+
+@dataclass(frozen=True)
+class _Version:
+    """How the files of one of the two are called.
+
+    Attributes:
+        files: By split; a pattern where there are several.
+        classes: File of class names by label column, in the order of the label bytes.
+        folder: The label column that names the folders.
+    """
+
+    files: dict[str, str]
+    classes: dict[str, str]
+    folder: str
+
+
+_VERSIONS = {
+    "cifar10": _Version(
+        {"train": "data_batch_*.bin", "test": "test_batch.bin"}, {"label": "batches.meta.txt"}, "label"
+    ),
+    "cifar100": _Version(
+        {"train": "train.bin", "test": "test.bin"},
+        {"coarse": "coarse_label_names.txt", "label": "fine_label_names.txt"},
+        "label",
+    ),
+}
+
+
+def write_cifar(
+    name: Literal["cifar10", "cifar100"],
+    out: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    workers: int | None = None,
+) -> Path:
+    """Writes every picture as ``{train,test}/{class}/NNNNN.png``, numbered as in the source.
+
+    A complete corpus of the same settings is left as it is.
+
+    Args:
+        name: Which of the two.
+        out: Folder to create.
+        source: Folder of the official binary version, unpacked.
+        workers: Encoding threads; as many as there are processors where left out.
+
+    Returns:
+        The listing, ``pictures.csv``, with the columns path, label, split, and for CIFAR-100 also coarse.
+
+    Raises:
+        VieError: A file of the source is missing or damaged, or the folder holds something else or cannot be written.
+    """
+    version, folder, place = _VERSIONS[name], Path(source), Path(out)
+    names = {column: _class_names(folder / file) for column, file in version.classes.items()}
+    records = {split: _records(folder, pattern, names) for split, pattern in version.files.items()}
+
+    def write(partial: Path) -> None:
+        rows: list[dict[str, str]] = []
+        pixels: list[npt.NDArray[np.uint8]] = []
+        for split, content in records.items():
+            for number, record in enumerate(content):
+                labels = {column: known[record[i]] for i, (column, known) in enumerate(names.items())}
+                path = f"{split}/{labels[version.folder]}/{number:05d}.png"
+                rows.append({"path": path, **labels, "split": split})
+                pixels.append(record[len(names) :].reshape(PIXELS))
+        for parent in {(partial / row["path"]).parent for row in rows}:
+            parent.mkdir(parents=True)
+        with threads(name, len(rows), workers) as (pool, bar):
+            for _ in pool.map(lambda row, planes: _write(partial / row["path"], planes), rows, pixels):
+                bar.update()
+        with (partial / LISTING_NAME).open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_once(place, name, {split: len(content) for split, content in records.items()}, write)
+    return place / LISTING_NAME
+
+
+def _class_names(path: Path) -> list[str]:
+    names = read_text(path).split()
+    for name in names:
+        if name in (".", "..") or Path(name).name != name:
+            raise VieError(f"{path}: {name!a} is no class name: fetch the binary version again")
+    return names
+
+
+def _records(folder: Path, pattern: str, names: dict[str, list[str]]) -> npt.NDArray[np.uint8]:
+    """All records of a split, (N, label bytes + 3072)."""
+    paths = sorted(folder.glob(pattern))
+    if not paths:
+        raise VieError(f"{folder}: {pattern} is missing: give the folder of the unpacked binary version")
+    length = len(names) + int(np.prod(PIXELS))
+    parts = []
+    for path in paths:
+        content = np.fromfile(path, dtype=np.uint8)
+        if not len(content) or len(content) % length:
+            raise VieError(f"{path}: {len(content)} bytes are not whole records of {length}: fetch it again")
+        parts.append(content.reshape(-1, length))
+        for byte, known in enumerate(names.values()):
+            if parts[-1][:, byte].max() >= len(known):
+                raise VieError(f"{path}: its classes go beyond the {len(known)} names: fetch the binary version again")
+    return np.concatenate(parts)
+
+
+def _write(path: Path, planes: npt.NDArray[np.uint8]) -> None:
+    write_png(torch.from_numpy(planes.copy()), str(path))
