@@ -12,6 +12,7 @@ from pretrain.listed import LABEL, Video, held_out, read_text, split_word
 from pretrain.official_splits import is_official, list_official
 from vie.errors import VieError
 from vie.video.picture import is_picture
+from vie.video.shards import SPLIT_PREFIX
 
 KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
 
@@ -35,7 +36,8 @@ def list_videos(
             - the folder of the official split files of UCF101 (``trainlist01.txt``, …, and ``classInd.txt``) or HMDB51
               (``<class>_test_split1.txt``, …), whose files lie anywhere below ``root``: every split is kept under its
               number, and the first is the usual one; absent files stay in the list;
-            - a CSV with a column ``path``, if wanted ``split``, and label columns;
+            - a CSV with a column ``path``, if wanted ``split`` and further ways to split ``split.NAME``, and label
+              columns;
             - a ``.txt`` list of files, one on a line.
         root: Folder of the files that a CSV, a list or official split files name; its own folder where left out.
         labels: Label columns to keep; all where left out.
@@ -107,13 +109,15 @@ def _from_csv(source: Path, base: Path) -> tuple[list[str], list[Video]]:
             f"{source}: no column `path` (its columns are {', '.join(columns) or 'none'}): add one with the files' "
             "paths, or use the columns of Kinetics"
         )
-    label_columns = [column for column in columns if column not in ("path", "split")]
+    split_columns = {column.removeprefix(SPLIT_PREFIX): column for column in columns if column.startswith(SPLIT_PREFIX)}
+    label_columns = [column for column in columns if column not in ("path", "split", *split_columns.values())]
     videos = []
     for number, row in enumerate(rows, start=2):
         if not row["path"]:
             raise VieError(f"{source}: line {number} has no path: fill it in or delete the line")
         labels = {column: row[column] for column in label_columns if row.get(column)}
-        videos.append(_listed(row["path"], base, row.get("split", ""), labels))
+        splits = {name: split_word(row[column]) for name, column in split_columns.items() if row.get(column)}
+        videos.append(replace(_listed(row["path"], base, row.get("split", ""), labels), splits=splits))
     return label_columns, videos
 
 

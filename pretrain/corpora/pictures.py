@@ -106,7 +106,7 @@ class Pictures:
 def _members(source: Path, names: Sequence[str]) -> list[str]:
     for name in names:
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0]:
+        if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name.split("/")[0]:
             raise VieError(f"{source}: its member {name!a} points out of the zip: do not trust this file")
     return sorted(name for name in names if is_picture(name) and not any(map(is_hidden, name.split("/"))))
 

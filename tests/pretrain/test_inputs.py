@@ -230,3 +230,17 @@ def test_a_missing_root_is_named(tmp_path):
     listing = write_csv(tmp_path / "l.csv", ["path"], ["a.mp4"])
     with pytest.raises(VieError, match="no such folder"):
         list_videos(listing, root=tmp_path / "gone")
+
+
+def test_csv_with_several_ways_to_split(tmp_path):
+    listing = tmp_path / "videos.csv"
+    listing.write_text(
+        "path,split,letter,split.talkers1,split.talkers2\na.mp4,train,A,validation,train\nb.mp4,val,B,train,\n"
+    )
+    first, second = list_videos(listing)
+    assert (first.split, first.splits, first.labels) == (
+        "train",
+        {"talkers1": "val", "talkers2": "train"},
+        {"letter": "A"},
+    )
+    assert second.splits == {"talkers1": "train"}
