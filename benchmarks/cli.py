@@ -37,6 +37,7 @@ def run(arguments: Sequence[str]) -> None:
     table = commands.add_parser("table", help="print results as Markdown tables")
     table.add_argument("results", nargs="+", type=Path, help="results files, or folders of them")
     table.add_argument("--layers", help="columns to keep, separated by commas, such as 'conv5 flat,pooled avg'")
+    table.add_argument("--readout", help="labels side by side for one read-out, such as 'linear conv5 flat'")
     table.set_defaults(carry_out=_table)
     parsed, settings = parser.parse_known_args(list(arguments))
     if parsed.command == "transfer":
@@ -72,6 +73,8 @@ def _is_setting(argument: str) -> bool:
 
 def _table(parsed: argparse.Namespace) -> None:
     from benchmarks.transfer.results import read_results
-    from benchmarks.transfer.table import tables
+    from benchmarks.transfer.table import comparison, tables
 
-    print(tables(read_results(parsed.results), parsed.layers.split(",") if parsed.layers else None))
+    contents = read_results(parsed.results)
+    layers = parsed.layers.split(",") if parsed.layers else ()
+    print(comparison(contents, parsed.readout) if parsed.readout else tables(contents, layers))

@@ -92,7 +92,7 @@ class Job:
                     "--data",
                     str(data / (transfer.corpus or self.corpus)),
                 ),
-                *transfer.settings,
+                *(f"seed={seed}", *transfer.settings),
             ]
             for transfer in self.transfer
         ]

@@ -1,7 +1,7 @@
 """Markdown tables out of results files; no figure is typed by hand."""
 
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 Content = dict[str, Any]
@@ -22,26 +22,55 @@ class Record(NamedTuple):
     videos: int
 
 
-def tables(contents: list[Content], layers: list[str] | None = None) -> str:
+def tables(contents: list[Content], layers: Sequence[str] = ()) -> str:
     """One table for each task, split, label and read-out: a line for each encoder, a column for each layer.
-
-    Cells are mean and standard deviation over seeds. Where a task was measured on several official splits, a further
-    table holds the mean of these; labels that share a name before a dot (``pair.door``, ``pair.drawer``) are also
-    averaged, as ``pair.*``.
 
     Args:
         contents: From ``benchmarks.transfer.results.read_results``.
         layers: Columns to keep, such as "conv5 flat"; all where left out.
     """
+    records = [record for record in collect(contents) if not layers or record.place in layers]
+    parts = []
+    for title in sorted({record[:4] for record in records}):
+        mine = [record for record in records if record[:4] == title]
+        task, split, label, readout = title
+        head = f"**{_joined(task, split, label)}: {readout}**, top-1 in per cent of {_size(mine)}"
+        parts.append(f"{head}\n\n{_table(mine, lambda record: record.place)}")
+    return "\n\n".join(parts)
+
+
+def comparison(contents: list[Content], readout: str) -> str:
+    """One table for each task and split: a line for each encoder, a column for each label.
+
+    Args:
+        contents: From ``benchmarks.transfer.results.read_results``.
+        readout: The one to compare by: its name and its layer, such as "linear conv5 flat" or "knn pooled avg".
+    """
+    records = [record for record in collect(contents) if f"{record.readout} {record.place}" == readout]
+    parts = []
+    for task, split in sorted({record[:2] for record in records}):
+        mine = [record for record in records if record[:2] == (task, split)]
+        head = f"**{_joined(task, split)}: {readout}**, top-1 in per cent"
+        parts.append(f"{head}\n\n{_table(mine, lambda record: f'{record.label} ({_size([record])})')}")
+    return "\n\n".join(parts)
+
+
+def collect(contents: list[Content]) -> list[Record]:
+    """The accuracies of results files, and means of them.
+
+    Where a task was measured on several official splits, records of the split "mean of splits" stand for all of them;
+    where labels share a name before a dot (``pair.door``, ``pair.drawer``), records of ``pair.*`` do.
+    """
     records = [record for content in contents for record in _records(content)]
-    records += [record._replace(split="mean of splits") for record in records if _is_one_of_several(record, records)]
+    splits = {(record.task, record.split) for record in records if record.split}
+    several = {task for task, _ in splits if sum(task == other for other, _ in splits) > 1}
+    records += [
+        record._replace(split="mean of splits") for record in records if record.split and record.task in several
+    ]
     records += [
         record._replace(label=f"{record.label.partition('.')[0]}.*") for record in records if "." in record.label
     ]
-    if layers:
-        records = [record for record in records if record.place in layers]
-    titles = sorted({record[:4] for record in records})
-    return "\n\n".join(_table(title, [record for record in records if record[:4] == title]) for title in titles)
+    return records
 
 
 def _records(content: Content) -> Iterator[Record]:
@@ -62,29 +91,24 @@ def _records(content: Content) -> Iterator[Record]:
         )
 
 
-def _is_one_of_several(record: Record, records: list[Record]) -> bool:
-    return len({other.split for other in records if other.task == record.task}) > 1
-
-
-def _table(title: tuple[str, ...], records: list[Record]) -> str:
-    task, split, label, readout = title
-    places, encoders = (
-        list(dict.fromkeys(getattr(record, what) for record in records)) for what in ("place", "encoder")
-    )
-    chance = statistics.mean(record.chance for record in records)
-    name = ", ".join(part for part in (task, split, label) if part)
-    videos = max(record.videos for record in records)
-    lines = [
-        f"**{name}: {readout}**, top-1 in per cent of {videos} test videos (chance {chance:.1f})",
-        "",
-        "| encoder | seeds | " + " | ".join(places) + " |",
-        "|---" * (2 + len(places)) + "|",
-    ]
-    for encoder in encoders:
+def _table(records: list[Record], column: Callable[[Record], str]) -> str:
+    columns = list(dict.fromkeys(column(record) for record in records))
+    lines = ["| encoder | seeds | " + " | ".join(columns) + " |", "|---" * (2 + len(columns)) + "|"]
+    for encoder in dict.fromkeys(record.encoder for record in records):
         mine = [record for record in records if record.encoder == encoder]
-        cells = [_cell(record for record in mine if record.place == place) for place in places]
+        cells = [_cell(record for record in mine if column(record) == name) for name in columns]
         lines.append(f"| {encoder} | {len({record.seed for record in mine})} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _joined(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+def _size(records: list[Record]) -> str:
+    videos = sorted({record.videos for record in records})
+    chance = statistics.mean(record.chance for record in records)
+    return f"{'-'.join(map(str, dict.fromkeys((videos[0], videos[-1]))))} test videos, chance {chance:.1f}"
 
 
 def _cell(records: Iterable[Record]) -> str:

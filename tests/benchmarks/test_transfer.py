@@ -369,9 +369,10 @@ class TestTable:
         printed = self.tables(tmp_path, capsys)
         assert f"| one | 3 | 74.0 ± {np.std(values, ddof=1):.1f} |" in printed
         assert "| two | 1 | 50.0 |" in printed
-        assert "(chance 10.0)" in printed
+        assert "of 20 test videos, chance 10.0" in printed
 
     def test_splits_are_shown_and_averaged_within_a_seed(self, tmp_path, capsys):
+        self.write(tmp_path, "one", 0, {"action": 99.0})  # another way to split: no part of the mean
         for seed in (0, 1):
             for split, value in (("1", 10.0 + seed), ("2", 20.0 + seed), ("3", 60.0 + seed)):
                 self.write(tmp_path, "one", seed, {"action": value}, split)
@@ -385,3 +386,13 @@ class TestTable:
         printed = self.tables(tmp_path, capsys)
         assert "task, pair.*: linear" in printed
         assert "| one | 1 | 75.0 |" in printed
+
+    def test_labels_side_by_side_for_one_readout(self, tmp_path, capsys):
+        self.write(tmp_path, "static", 0, {"digit": 95.0, "motion": 12.0})
+        self.write(tmp_path, "dynamic", 0, {"digit": 60.0, "motion": 99.0})
+        main(["table", str(tmp_path), "--readout", "linear conv5 flat"])
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "**task: linear conv5 flat**, top-1 in per cent"
+        assert lines[2].startswith("| encoder | seeds | digit (20 test videos, chance 10.0) | motion (20")
+        assert "| static | 1 | 95.0 | 12.0 |" in lines
+        assert "| dynamic | 1 | 60.0 | 99.0 |" in lines
