@@ -38,6 +38,7 @@ def run(arguments: Sequence[str]) -> None:
     table.add_argument("results", nargs="+", type=Path, help="results files, or folders of them")
     table.add_argument("--layers", help="columns to keep, separated by commas, such as 'conv5 flat,pooled avg'")
     table.add_argument("--readout", help="labels side by side for one read-out, such as 'linear conv5 flat'")
+    table.add_argument("--figures", type=Path, help="folder for a figure of each of these tables")
     table.set_defaults(carry_out=_table)
     parsed, settings = parser.parse_known_args(list(arguments))
     if parsed.command == "transfer":
@@ -72,9 +73,14 @@ def _is_setting(argument: str) -> bool:
 
 
 def _table(parsed: argparse.Namespace) -> None:
+    from benchmarks.transfer.figure import draw_comparison
     from benchmarks.transfer.results import read_results
     from benchmarks.transfer.table import comparison, tables
 
     contents = read_results(parsed.results)
     layers = parsed.layers.split(",") if parsed.layers else ()
     print(comparison(contents, parsed.readout) if parsed.readout else tables(contents, layers))
+    if parsed.figures:
+        if not parsed.readout:
+            raise VieError("--figures draws one read-out: name it by --readout, such as 'linear conv5 flat'")
+        print("\n".join(str(file) for file in draw_comparison(contents, parsed.readout, parsed.figures)))

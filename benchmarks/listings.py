@@ -7,7 +7,7 @@ The paths in OUT.csv are relative to the folder of LABELS.csv: prepare it with `
 
 import argparse
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 Row = dict[str, str]
@@ -57,13 +57,13 @@ def avletters(rows: list[Row]) -> list[Row]:
 LISTINGS: dict[str, Callable[[list[Row]], list[Row]]] = {"metaworld": metaworld, "avletters": avletters}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Reads one listing and writes the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", choices=LISTINGS)
     parser.add_argument("labels", type=Path)
     parser.add_argument("out", type=Path)
-    parsed = parser.parse_args()
+    parsed = parser.parse_args(arguments)
     with parsed.labels.open(newline="") as file:
         rows = LISTINGS[parsed.corpus](list(csv.DictReader(file)))
     with parsed.out.open("w", newline="") as file:

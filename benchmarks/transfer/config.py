@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pretrain.config import RuntimeConfig
+from pretrain.config import KnnConfig, RuntimeConfig
 from pretrain.settings import parse_settings
 from vie.video.augment import Augmentation
 
@@ -76,6 +76,7 @@ class TransferConfig:
             the encoder's weights), "scratch" (all layers, from new weights).
         data: The prepared corpus.
         augmentation: Of the training clips.
+        knn: Of the nearest neighbours.
         linear: Linear read-outs of the frozen trunk.
         finetune: Training of all layers, from the encoder's weights.
         scratch: Training of all layers, from new weights.
@@ -89,6 +90,7 @@ class TransferConfig:
     )
     data: TaskData = field(default_factory=TaskData)
     augmentation: Augmentation = field(default_factory=Augmentation)
+    knn: KnnConfig = field(default_factory=KnnConfig)
     linear: Schedule = field(default_factory=Schedule)
     finetune: Schedule = field(default_factory=Schedule)
     scratch: Schedule = field(default_factory=Schedule)

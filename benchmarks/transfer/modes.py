@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from benchmarks.transfer.config import Schedule
 from benchmarks.transfer.networks import Classifier, Probe
 from benchmarks.transfer.training import Bench, Score, train
-from pretrain.evaluate import KNN_NEIGHBOURS, extract
+from pretrain.evaluate import extract
 from pretrain.runtime import autocast_to, use_channels_last
 from vie import Stream, create_model, knn_scores
 from vie.linear import linear_readout
@@ -26,6 +27,7 @@ def knn(bench: Bench, model: Stream) -> list[Row]:
     autocast = autocast_to(bench.config.runtime.precision, bench.device)
     workers = bench.config.data.workers
     known, asked = (extract(model, bench.test_clips(train), bench.device, autocast, workers) for train in (True, False))
+    vote = partial(knn_scores, k=bench.config.knn.neighbours, temperature=bench.config.knn.temperature)
     rows: list[Row] = []
     for column, classes in bench.task.classes.items():
         labels = torch.from_numpy(bench.task.shards.labels(column)).to(bench.device)
@@ -35,8 +37,8 @@ def knn(bench: Bench, model: Stream) -> list[Row]:
         embedded = model.embed(pooled[0]), model.embed(pooled[1])
         unit = F.normalize(pooled[0], dim=1), F.normalize(pooled[1], dim=1)
         for layer, readout, scores in (
-            ("pooled", "knn", knn_scores(unit[1], unit[0], train_labels, len(classes), KNN_NEIGHBOURS)),
-            ("embedding", "knn", knn_scores(embedded[1], embedded[0], train_labels, len(classes), KNN_NEIGHBOURS)),
+            ("pooled", "knn", vote(unit[1], unit[0], train_labels, len(classes))),
+            ("embedding", "knn", vote(embedded[1], embedded[0], train_labels, len(classes))),
             ("pooled", "logistic", linear_readout(pooled[0], train_labels, len(classes))(pooled[1])),
         ):
             ranked = scores.topk(min(5, len(classes)), dim=1).indices == test_labels[:, None]

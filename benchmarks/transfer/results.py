@@ -12,6 +12,7 @@ from benchmarks.transfer.config import TransferConfig
 from benchmarks.transfer.modes import MODES, Row
 from benchmarks.transfer.task import open_task
 from benchmarks.transfer.training import Bench
+from pretrain.evaluate import describe_crop
 from pretrain.readers import ClipReader, DeviceReader, ShardReader
 from pretrain.runtime import describe_machine, resolve_device, resolve_precision, use_channels_last
 from vie import Encoder, VieError, load
@@ -112,11 +113,12 @@ def _content(
             "classes": {column: len(names) for column, names in task.classes.items()},
             "clips_per_video": config.data.clips,
             "clip": asdict(encoder.sampling),
-            "crop": "short side 8/7 of the size, centre",
+            "crop": describe_crop(encoder.sampling),
             "readout_seed": config.seed,
             "batch_size": config.data.batch_size,
             "augmentation": asdict(config.augmentation),
             "schedule": asdict(schedule) if schedule else None,
+            "knn": asdict(config.knn) if mode == "knn" else None,
             "precision": config.runtime.precision,
             "machine": describe_machine(bench.device),
         },

@@ -91,6 +91,14 @@ def _records(content: Content) -> Iterator[Record]:
         )
 
 
+def by_seed(records: Iterable[Record]) -> list[float]:
+    """What each seed reached, on average over its records."""
+    values: dict[int, list[float]] = {}
+    for record in records:
+        values.setdefault(record.seed, []).append(record.top1)
+    return [statistics.mean(reached) for reached in values.values()]
+
+
 def _table(records: list[Record], column: Callable[[Record], str]) -> str:
     columns = list(dict.fromkeys(column(record) for record in records))
     lines = ["| encoder | seeds | " + " | ".join(columns) + " |", "|---" * (2 + len(columns)) + "|"]
@@ -113,10 +121,7 @@ def _size(records: list[Record]) -> str:
 
 def _cell(records: Iterable[Record]) -> str:
     """Mean and spread over seeds of what each seed reached on average."""
-    by_seed: dict[int, list[float]] = {}
-    for record in records:
-        by_seed.setdefault(record.seed, []).append(record.top1)
-    means = [statistics.mean(values) for values in by_seed.values()]
+    means = by_seed(records)
     if not means:
         return ""
     spread = f" ± {statistics.stdev(means):.1f}" if len(means) > 1 else ""

@@ -10,10 +10,12 @@ from PIL import Image
 
 from benchmarks.cli import main
 from benchmarks.transfer.config import TASKS, parse_task
+from benchmarks.transfer.figure import _draw as draw
 from benchmarks.transfer.modes import MODES
 from benchmarks.transfer.networks import Classifier, Probe
 from benchmarks.transfer.readouts import POOLED, Place, features, flatten, summed_loss
 from benchmarks.transfer.results import open_bench, read_results
+from benchmarks.transfer.table import collect
 from benchmarks.transfer.training import Bench, train
 from benchmarks.transfer.training import test as score
 from pretrain.inputs import list_videos
@@ -396,3 +398,24 @@ class TestTable:
         assert lines[2].startswith("| encoder | seeds | digit (20 test videos, chance 10.0) | motion (20")
         assert "| static | 1 | 95.0 | 12.0 |" in lines
         assert "| dynamic | 1 | 60.0 | 99.0 |" in lines
+
+    def test_figure_of_the_same(self, tmp_path, capsys):
+        for seed in (0, 1):
+            self.write(tmp_path, "static", seed, {"digit": 95.0 + seed, "pair.a": 12.0, "pair.b": 20.0})
+            self.write(tmp_path, "dynamic", seed, {"digit": 60.0, "pair.a": 99.0, "pair.b": 95.0})
+        figures = tmp_path / "figures"
+        main(["table", str(tmp_path), "--readout", "linear conv5 flat", "--figures", str(figures)])
+        (figure,) = figures.iterdir()
+        assert capsys.readouterr().out.splitlines()[-1] == str(figure)
+        assert figure.name == "task.svg"
+        drawn = draw(collect(read_results([tmp_path])), "title")
+        digit, pairs = drawn.axes
+        assert [digit.get_title(), pairs.get_title()] == ["digit", "pair.*"]
+        assert [text.get_text() for text in digit.get_yticklabels()] == ["dynamic", "static"]  # the best on average
+        assert sorted(line.get_xdata()[0] for line in pairs.lines if len(line.get_xdata()) == 1)[::3] == [16.0, 97.0]
+
+    def test_a_figure_needs_a_readout(self, tmp_path, capsys):
+        self.write(tmp_path, "one", 0, {"digit": 95.0})
+        with pytest.raises(SystemExit):
+            main(["table", str(tmp_path), "--figures", str(tmp_path / "figures")])
+        assert "name it by --readout" in capsys.readouterr().err

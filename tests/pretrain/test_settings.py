@@ -280,7 +280,7 @@ def test_streams_of_small_corpora_share_a_schedule():
 def test_objects():
     """30,000 videos: at their rate of 30 to a cluster, a thousand clusters."""
     config = parse_config(["objects"])
-    assert schedule(config) == (20000, 30000, [25000])
+    assert schedule(config) == (14000, 20000, [17000])
     assert cluster_sizes(config.local_aggregation, 30_000) == (1000, 512)
     assert (config.data.size, config.data.batch_size, config.instance_recognition.noise) == (56, 128, None)
 
