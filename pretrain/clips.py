@@ -168,7 +168,7 @@ class EvalClips:
         videos = self.videos[positions]
         shards = self.shards
         frames = clip_frames(self.sampling, shards.num_frames[videos], shards.fps[videos], self.clip_start[part])
-        boxes = centre_boxes(shards.height[videos], shards.width[videos], self.sampling.size)
+        boxes = centre_boxes(shards.height[videos], shards.width[videos], self.sampling)
         pixels = self.reader.read(videos, frames, boxes)
         return EvalBatch(positions[pixels.kept], pixels.frames, pixels.boxes)
 

@@ -46,6 +46,8 @@ class DataConfig:
         fps: Rate in 1/s at which the stride is counted; 0 counts the video's own frames; null takes the model's own.
         size: Side of the crop in pixels; null takes the model's own.
         binned: Whether each frame of a clip is drawn from a bin of stride frames; null takes the model's own.
+        short_side: Short side that test pictures are resized to before their centre is cropped, as a multiple of size,
+            at least 1; null takes the model's own.
         batch_size: Clips in a step.
         workers: Processes that read ahead; 0 reads in the training process.
         cache: "none" decodes from the shards at every step; "device" decodes the corpus once and keeps its frames on
@@ -62,6 +64,7 @@ class DataConfig:
     fps: float | None = None
     size: int | None = None
     binned: bool | None = None
+    short_side: float | None = None
     batch_size: int = 64
     workers: int = 4
     cache: Literal["none", "device"] = "none"
@@ -168,6 +171,19 @@ class RuntimeConfig:
 
 
 @dataclass
+class KnnConfig:
+    """The nearest-neighbour classifier; the defaults are VIE's.
+
+    Attributes:
+        neighbours: k, that vote.
+        temperature: tau of the votes' weights, exp(similarity / tau).
+    """
+
+    neighbours: int = 10
+    temperature: float = 0.07
+
+
+@dataclass
 class MonitorConfig:
     """What is measured on the way, in steps; 0 turns a measurement off.
 
@@ -177,6 +193,8 @@ class MonitorConfig:
         evaluate_every: Nearest-neighbour and linear accuracy of the pooled features, besides the ends of the stages.
         checkpoint_every: Steps between two checkpoints.
         clips: Clips of each video that are averaged in tests.
+        neighbours: k of the nearest-neighbour classifier, against the bank and of pooled features.
+        temperature: Of its votes, which weigh exp(similarity / temperature).
         labels: Label columns to test on; null takes all.
     """
 
@@ -185,7 +203,13 @@ class MonitorConfig:
     evaluate_every: int = 0
     checkpoint_every: int = 5000
     clips: int = 5
+    neighbours: int = KnnConfig.neighbours
+    temperature: float = KnnConfig.temperature
     labels: list[str] | None = None
+
+    @property
+    def knn(self) -> KnnConfig:
+        return KnnConfig(self.neighbours, self.temperature)
 
 
 @dataclass

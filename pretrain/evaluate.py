@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +12,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pretrain.clips import EvalClips, workers_for
+from pretrain.config import KnnConfig
 from pretrain.prefetch import stream
 from pretrain.runtime import Autocast
-from vie import Stream, VieError, knn_scores
+from vie import Sampling, Stream, VieError, knn_scores
 from vie.linear import linear_readout
 from vie.video import Shards
 from vie.video.pixels import crop_resize, normalise
-
-KNN_NEIGHBOURS = 10
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,12 @@ def extract(model: Stream, clips: EvalClips, device: torch.device, autocast: Aut
 
 
 def evaluate_on_bank(
-    test: Features, shards: Shards, columns: list[str], bank: Tensor, row_videos: npt.NDArray[np.int64]
+    test: Features,
+    shards: Shards,
+    columns: list[str],
+    bank: Tensor,
+    row_videos: npt.NDArray[np.int64],
+    knn: KnnConfig,
 ) -> list[Result]:
     """VIE's monitor: the bank rows nearest to each test clip vote with their videos' labels, averaged over clips.
 
@@ -90,22 +95,27 @@ def evaluate_on_bank(
         columns: Label columns.
         bank: (N, D) the memory bank.
         row_videos: (N,) the video, as a row of the corpus, that each row of the bank is of.
+        knn: How the rows vote.
     """
 
     def predict(train_known: Tensor, train_labels: Tensor, classes: int) -> Tensor:
-        scores = knn_scores(test.clip_embeddings, bank[train_known], train_labels, classes, KNN_NEIGHBOURS)
+        scores = knn_scores(
+            test.clip_embeddings, bank[train_known], train_labels, classes, knn.neighbours, knn.temperature
+        )
         return _mean_by(scores, test.clip_positions)
 
     rows = torch.from_numpy(row_videos).to(bank.device)
     return [_accuracy(shards, column, rows, test.videos, "knn_bank", predict) for column in columns]
 
 
-def evaluate_features(train: Features, test: Features, shards: Shards, columns: list[str]) -> list[Result]:
+def evaluate_features(
+    train: Features, test: Features, shards: Shards, columns: list[str], knn: KnnConfig
+) -> list[Result]:
     """Nearest-neighbour and linear accuracy of pooled features, for every label column."""
 
     def nearest(known: Tensor, labels: Tensor, classes: int) -> Tensor:
         rows = F.normalize(train.pooled[known], dim=1)
-        return knn_scores(F.normalize(test.pooled, dim=1), rows, labels, classes, KNN_NEIGHBOURS)
+        return knn_scores(F.normalize(test.pooled, dim=1), rows, labels, classes, knn.neighbours, knn.temperature)
 
     def linear(known: Tensor, labels: Tensor, classes: int) -> Tensor:
         scores: Tensor = linear_readout(train.pooled[known], labels, classes)(test.pooled)
@@ -136,18 +146,23 @@ def join(streams: list[dict[str, Features]]) -> dict[str, Features]:
     return joined
 
 
-def protocol(clips: int) -> dict[str, object]:
+def protocol(clips: int, sampling: Sampling, knn: KnnConfig) -> dict[str, object]:
     """What the accuracies of this file mean, for the files that quote them."""
     return {
         "metric": "top-1, per cent of the test videos",
         "clips_per_video": clips,
-        "crop": "short side 8/7 of the size, centre",
+        "crop": describe_crop(sampling),
         "feature": "last tap, global average, mean over clips, batch norm in eval mode",
-        "knn": f"{KNN_NEIGHBOURS} nearest training videos by cosine, votes exp(similarity / 0.07)",
+        "knn": f"{knn.neighbours} nearest training videos by cosine, votes exp(similarity / {knn.temperature:g})",
         "knn_bank": "as knn, but each clip's embedding against the memory bank, votes averaged over clips",
         "joined": "features of the streams side by side, each divided by the mean length of its training features",
         "linear": "multinomial logistic regression on standardised features, L-BFGS, penalty 1e-3",
     }
+
+
+def describe_crop(sampling: Sampling) -> str:
+    """The test crop in words."""
+    return f"short side {Fraction(sampling.short_side).limit_denominator(100)} times the size, centre"
 
 
 def as_rows(results: list[Result], **where: object) -> list[dict[str, object]]:

@@ -14,7 +14,8 @@ from torch.nn.functional import normalize
 from torchvision.io import encode_jpeg
 
 from pretrain import figures
-from pretrain.evaluate import KNN_NEIGHBOURS, Features
+from pretrain.config import KnnConfig
+from pretrain.evaluate import Features
 from vie import Sampling, knn_scores, nearest
 from vie.video import Shards
 from vie.video.clips import clip_frames, even_positions
@@ -65,7 +66,9 @@ class Gallery:
     frames: int
 
 
-def find_neighbours(features: dict[str, Features], shards: Shards, sampling: Sampling, column: str | None) -> Gallery:
+def find_neighbours(
+    features: dict[str, Features], shards: Shards, sampling: Sampling, column: str | None, knn: KnnConfig
+) -> Gallery:
     """Chooses queries from the val features and finds their nearest training videos by cosine.
 
     With a label column, half of the queries are videos that the nearest-neighbour classifier of ``pretrain.evaluate``
@@ -84,7 +87,9 @@ def find_neighbours(features: dict[str, Features], shards: Shards, sampling: Sam
         votes, chosen = torch.full((len(asked),), -1), _spread(torch.arange(len(asked)), QUERIES)
     else:
         known = labels[train.videos] >= 0
-        scores = knn_scores(unit, rows[known], labels[train.videos[known]], len(classes), KNN_NEIGHBOURS)
+        scores = knn_scores(
+            unit, rows[known], labels[train.videos[known]], len(classes), knn.neighbours, knn.temperature
+        )
         votes = scores.argmax(dim=1)
         right = votes == labels[asked]
         wrong = _spread(torch.nonzero(~right)[:, 0], max(QUERIES // 2, QUERIES - int(right.sum())))
@@ -147,7 +152,7 @@ def _picture(shards: Shards, video: int, sampling: Sampling) -> str:
     clip = clip_frames(sampling, shards.num_frames[one], shards.fps[one], even_positions(1))[0]
     shown = clip[np.linspace(0, len(clip) - 1, min(FRAMES, len(clip))).round().astype(int)]
     frames = shards.read(video, shown)
-    boxes = torch.from_numpy(centre_boxes(shards.height[one], shards.width[one], sampling.size))
+    boxes = torch.from_numpy(centre_boxes(shards.height[one], shards.width[one], sampling))
     side = 96 if len(shown) > 1 else 160
     cropped = crop_resize(frames[None], boxes, side)[0].mul(255).round().byte()
     jpeg = encode_jpeg(torch.cat(list(cropped.unbind(dim=1)), dim=2), quality=85)

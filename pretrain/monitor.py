@@ -51,7 +51,8 @@ class Monitor:
         if len(corpus.val_videos) == 0:
             return [], {}
         features = {"train": self._extract(model, corpus.train_videos), "val": self._extract(model, corpus.val_videos)}
-        results = evaluate.evaluate_features(features["train"], features["val"], corpus.shards, corpus.columns)
+        knn = self.config.monitor.knn
+        results = evaluate.evaluate_features(features["train"], features["val"], corpus.shards, corpus.columns, knn)
         tensors = {
             f"{split}.{name}": getattr(part, name).contiguous()
             for split, part in features.items()
@@ -66,13 +67,15 @@ class Monitor:
             return []
         val = self._extract(model, corpus.val_videos)
         return evaluate.as_rows(
-            evaluate.evaluate_on_bank(val, corpus.shards, corpus.columns, bank, corpus.instances.videos)
+            evaluate.evaluate_on_bank(
+                val, corpus.shards, corpus.columns, bank, corpus.instances.videos, self.config.monitor.knn
+            )
         )
 
     def keep_stage(self, stage: str, step: int, model: Stream) -> list[Row]:
         """Tests a network and keeps it as ``encoder-<stage>``, with its features and its lines in ``metrics.json``."""
         rows, features = self.test(model)
-        protocol = evaluate.protocol(self.config.monitor.clips)
+        protocol = evaluate.protocol(self.config.monitor.clips, self.sampling, self.config.monitor.knn)
         provenance = {
             "method": self.method,
             "seed": self.config.seed,

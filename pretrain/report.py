@@ -284,7 +284,7 @@ def _galleries(runs: Sequence[Run], results: Sequence[Row], notes: list[str]) ->
         }
         columns = sorted(run.shards.label_columns, key=lambda column: -gains.get(column, -100.0))
         column = columns[0] if columns else None
-        find = partial(find_neighbours, run.features, run.shards, run.sampling, column)
+        find = partial(find_neighbours, run.features, run.shards, run.sampling, column, run.config.monitor.knn)
         gallery = _attempt(f"neighbours of {run.name}", find, notes)
         if gallery:
             gain, knn = gains.get(str(column)), top1.get((str(column), "knn"))

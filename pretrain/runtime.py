@@ -127,6 +127,7 @@ def resolve_sampling(config: Config, default: Sampling) -> Sampling:
         fps=default.fps if data.fps is None else data.fps or None,
         size=default.size if data.size is None else data.size,
         binned=default.binned if data.binned is None else data.binned,
+        short_side=default.short_side if data.short_side is None else data.short_side,
     )
 
 

@@ -40,7 +40,15 @@ logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.yaml"
 
-FREE = ("run", "data.path", "data.workers", "local_aggregation.steps", "baseline.steps", "runtime.device")
+FREE = (
+    "run",
+    "data.path",
+    "data.workers",
+    "data.short_side",
+    "local_aggregation.steps",
+    "baseline.steps",
+    "runtime.device",
+)
 """Settings that may differ when a run is continued, besides the monitor's: they change no step that was taken."""
 
 

@@ -16,7 +16,7 @@ from vie.errors import VieError
 from vie.files import write_atomically, write_text_atomically
 from vie.models import Stream, create_model
 from vie.video.clips import Sampling
-from vie.video.pixels import MEAN, SHORT_SIDE_RATIO, STD, centre_boxes, crop_resize, normalise, short_side_for, shrink
+from vie.video.pixels import MEAN, STD, centre_boxes, crop_resize, normalise, shrink
 from vie.weights import CARD_NAME, WEIGHTS_NAME, find_encoder, one_line
 
 SHRINK_FROM = 1.25
@@ -39,7 +39,7 @@ class Encoder(nn.Module):
         self.card = card or {}
 
     def preprocess(self, frames: Tensor) -> Tensor:
-        """Short side to 8/7 of the model's size, centre crop, normalise.
+        """Short side to the sampling's multiple of its size, centre crop, normalise.
 
         Large frames are shrunk with antialiasing first, as those of a prepared corpus are.
 
@@ -53,12 +53,12 @@ class Encoder(nn.Module):
             raise VieError(
                 f"frames are {frames.dtype} {tuple(frames.shape)}: give uint8 pixels of shape (B, T, H, W, 3)"
             )
-        size = self.sampling.size
-        if min(frames.shape[2:4]) > SHRINK_FROM * short_side_for(size):
-            frames = shrink(frames, short_side_for(size))
+        sampling = self.sampling
+        if min(frames.shape[2:4]) > SHRINK_FROM * sampling.resized:
+            frames = shrink(frames, sampling.resized)
         batch, _, height, width, _ = frames.shape
-        boxes = centre_boxes(np.full(batch, height), np.full(batch, width), size)
-        return normalise(crop_resize(frames, torch.from_numpy(boxes).to(frames.device), size))
+        boxes = centre_boxes(np.full(batch, height), np.full(batch, width), sampling)
+        return normalise(crop_resize(frames, torch.from_numpy(boxes).to(frames.device), sampling.size))
 
     def forward_features(self, frames: Tensor) -> dict[str, Tensor]:
         """Taps conv1 to conv5 of uint8 frames (B, T, H, W, 3): each (B, C, T', H', W')."""
@@ -94,7 +94,7 @@ def save_pretrained(
     content = {
         **(card or {}),
         "model": {"name": model.model_name, "arguments": model.arguments, "sampling": vars(sampling)},
-        "preprocessing": {"mean": MEAN, "std": STD, "short_side_ratio": SHORT_SIDE_RATIO, "crop": "centre"},
+        "preprocessing": {"mean": MEAN, "std": STD, "short_side_ratio": sampling.short_side, "crop": "centre"},
     }
     text = json.dumps(content, indent=2) + "\n"
     try:

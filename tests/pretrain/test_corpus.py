@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, safe_open
 
 from pretrain import evaluate
+from pretrain.config import KnnConfig
 from pretrain.corpus import Corpus, draw_fraction, open_corpus
 from pretrain.failures import FAILURES_NAME
 from pretrain.history import read_history
@@ -86,7 +87,8 @@ class TestBins:
         """By a loop in float64 over the last measurement's bank and clips."""
         corpus, bank = finished.corpus, finished.method.bank.embeddings
         test = finished.monitor._extract(finished.model, corpus.val_videos)
-        found = evaluate.evaluate_on_bank(test, corpus.shards, ["motion"], bank, corpus.instances.videos)[0]
+        rows = corpus.instances.videos
+        found = evaluate.evaluate_on_bank(test, corpus.shards, ["motion"], bank, rows, KnnConfig())[0]
         labels = corpus.shards.labels("motion")
         scores = np.zeros((16, 4))
         for embedding, place in zip(test.clip_embeddings, test.clip_positions.tolist(), strict=True):
@@ -107,7 +109,7 @@ class TestBins:
         rows = np.concatenate([np.full(50, rare), common])
         bank = torch.nn.functional.normalize(torch.randn(len(rows), 8), dim=1)
         test = evaluate.Features(torch.arange(48, 57), torch.zeros(9, 4), bank[:9], torch.arange(9))
-        found = evaluate.evaluate_on_bank(test, shards, ["shape"], bank, rows)[0]
+        found = evaluate.evaluate_on_bank(test, shards, ["shape"], bank, rows, KnnConfig())[0]
         assert shape[48:57].tolist().count(0) == 3
         assert found.chance == pytest.approx(100 * 2 / 9)
 

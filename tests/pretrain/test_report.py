@@ -15,6 +15,7 @@ from pretrain.config import (
     Config,
     DataConfig,
     InstanceRecognitionConfig,
+    KnnConfig,
     LocalAggregationConfig,
     ModelConfig,
     MonitorConfig,
@@ -144,7 +145,12 @@ def write_run(path, corpus, columns, model="vie_single_r18"):
     history.sort(key=lambda row: row["step"])
     (path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
     stages = [{"stage": stage, "steps": steps} for stage, steps in STAGES.items()]
-    metrics = {"machine": "an abacus", "protocol": protocol(3), "stages": stages, "results": results}
+    metrics = {
+        "machine": "an abacus",
+        "protocol": protocol(3, Sampling(1, 1, None, 16), KnnConfig()),
+        "stages": stages,
+        "results": results,
+    }
     (path / "metrics.json").write_text(json.dumps(metrics))
     return path
 
@@ -397,7 +403,7 @@ def test_the_same_runs_make_the_same_page(runs, single, tmp_path):
 
 def test_queries_are_right_and_wrong(runs, folder):
     gallery = find_neighbours(
-        load_features(runs[0], "la"), Shards(folder / "shapes"), Sampling(1, 1, None, 16), "shape"
+        load_features(runs[0], "la"), Shards(folder / "shapes"), Sampling(1, 1, None, 16), "shape", KnnConfig()
     )
     assert [query.vote == query.shown.label for query in gallery.queries] == [True] * 5 + [False]
 

@@ -253,7 +253,7 @@ def test_augment_leaves_its_input_alone():
 @pytest.mark.parametrize(("height", "width"), [(60, 80), (80, 60), (33, 33)])
 def test_test_crop_is_the_middle_of_the_resized_picture(height, width):
     frames = pictures(3, 2, height, width)
-    boxes = centre_boxes(np.full(3, height), np.full(3, width), 28)
+    boxes = centre_boxes(np.full(3, height), np.full(3, width), Sampling(1, 1, None, 28))
     result = crop_resize(frames, torch.from_numpy(boxes), 28)
     long = round(32 * max(height, width) / min(height, width))
     resized = [32, long] if height <= width else [long, 32]

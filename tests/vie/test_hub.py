@@ -94,7 +94,7 @@ def test_wrong_frames(tmp_path, frames):
 
 
 def cropped(frames: torch.Tensor) -> torch.Tensor:
-    boxes = centre_boxes(np.full(len(frames), frames.shape[2]), np.full(len(frames), frames.shape[3]), 28)
+    boxes = centre_boxes(np.full(len(frames), frames.shape[2]), np.full(len(frames), frames.shape[3]), SAMPLING)
     return normalise(crop_resize(frames, torch.from_numpy(boxes), 28))
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from vie.errors import VieError
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -16,6 +18,8 @@ class Sampling:
         fps: Frame rate in 1/s at which the stride is counted; None counts the video's own frames.
         size: Side of the square picture, in pixels.
         binned: Whether each frame is drawn at random from a bin of ``stride`` frames of its own (VIE-TRN).
+        short_side: Short side that a test picture is resized to before the square in its middle is taken, as a multiple
+            of ``size``, at least 1: VIE's 8/7 is 256 for 224 and 128 for 112; 1 takes the largest square.
     """
 
     frames: int
@@ -23,6 +27,18 @@ class Sampling:
     fps: float | None
     size: int
     binned: bool = False
+    short_side: float = 8 / 7
+
+    def __post_init__(self) -> None:
+        if not self.short_side >= 1:
+            raise VieError(
+                f"short_side={self.short_side} is out of range: give at least 1, the size of the crop itself"
+            )
+
+    @property
+    def resized(self) -> int:
+        """The short side of a test picture before the crop, in pixels."""
+        return round(self.size * self.short_side)
 
 
 def clip_frames(

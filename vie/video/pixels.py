@@ -8,20 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vie.video.clips import Sampling
+
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """ImageNet's channel statistics, for pixels in [0, 1] (VIE's input)."""
 
-SHORT_SIDE_RATIO = 8 / 7
-"""Short side of a test picture to the crop of it: 256 for 224, 128 for 112."""
-
 Boxes = npt.NDArray[np.float32]
 """(B, 4) top, left, height and width of a crop, in pixels of the source picture."""
-
-
-def short_side_for(size: int) -> int:
-    """Short side that test pictures are resized to before a crop of this size."""
-    return round(size * SHORT_SIDE_RATIO)
 
 
 def crop_boxes(
@@ -47,10 +41,10 @@ def crop_boxes(
     return np.concatenate([corner * scale, size * scale], axis=1).astype(np.float32)
 
 
-def centre_boxes(height: npt.NDArray[np.int64], width: npt.NDArray[np.int64], size: int) -> Boxes:
-    """VIE's test crop: short side 8/7 of the size (256 for 224, 128 for 112), then the square in the middle."""
-    short_side = np.full(len(height), short_side_for(size))
-    return crop_boxes(height, width, short_side, size, np.full((len(height), 2), 0.5 - 1e-9))
+def centre_boxes(height: npt.NDArray[np.int64], width: npt.NDArray[np.int64], sampling: Sampling) -> Boxes:
+    """The test crop: resized to the sampling's short side, then the square of its size in the middle."""
+    short_side = np.full(len(height), sampling.resized)
+    return crop_boxes(height, width, short_side, sampling.size, np.full((len(height), 2), 0.5 - 1e-9))
 
 
 def crop_resize(frames: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
