@@ -20,6 +20,7 @@ SMALL = {
     "torchvision_r3d_18": (8, 32),
     "torchvision_mc3_18": (8, 32),
     "torchvision_r2plus1d_18": (8, 32),
+    "torchvision_cifar_r18": (2, 16),
     "pytorchvideo_slow_r50": (4, 32),
     "pytorchvideo_slowfast_r50": (8, 32),
     "pytorchvideo_x3d_xs": (3, 48),

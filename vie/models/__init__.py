@@ -8,6 +8,7 @@ from vie.models import (  # noqa: F401  (importing a stream registers it)
     slow,
     slowfast,
     timm_trunks,
+    torchvision_images,
     torchvision_video,
     trn,
 )
