@@ -27,11 +27,11 @@ class Augmentation:
     """Strengths of the augmentation; the defaults are VIE's.
 
     Attributes:
-        crop: "random": a random short side, then a random square of the crop's size (pretraining); "corner": one of five
-            sizes in one of five places (VIE's "sc", for fine-tuning); "resized": a random share of the area in a random
-            aspect (ImageNet).
-        short_side: For the random crop, least and greatest short side, as multiples of the crop's size; drawn in whole pixels. VIE's
-            [256, 319] for 224 and [128, 159] for 112 are 8/7 and 10/7, the latter left out.
+        crop: "random": a random short side, then a random square of the crop's size (pretraining); "corner": one of
+            five sizes in one of five places (VIE's "sc", for fine-tuning); "resized": a random share of the area in a
+            random aspect (ImageNet).
+        short_side: For the random crop, least and greatest short side, as multiples of the crop's size; drawn in whole
+            pixels. VIE's [256, 319] for 224 and [128, 159] for 112 are 8/7 and 10/7, the latter left out.
         brightness, contrast, saturation: Factors are uniform in [1 - x, 1 + x].
         hue: Shift uniform in [-x, x], in turns of the colour circle; at most 0.5.
         grey: Probability of greyscale.
@@ -83,13 +83,17 @@ def uniforms(
     seed: int, epoch: int, instances: npt.NDArray[np.int64], count: int, view: npt.NDArray[np.int64] | int = 0
 ) -> npt.NDArray[np.float64]:
     """Numbers in [0, 1) that depend on (seed, epoch, instance, view) alone: (B, count)."""
-    # The second word of the counter: the third is the data order's, and no stream is long enough to carry into it.
-    views = np.broadcast_to(view, len(instances)).tolist()
-    streams = (
-        np.random.Philox(key=[seed, epoch], counter=[0, number, 0, instance])
-        for instance, number in zip(instances.tolist(), views, strict=True)
-    )
-    return np.stack([np.random.Generator(bits).random(count) for bits in streams])
+    bits = np.random.Philox(key=[seed, epoch])
+    # One generator whose counter is set anew for each clip: four times as fast as a generator for each.
+    generator, state = np.random.Generator(bits), bits.state
+    counter = state["state"]["counter"]
+    drawn = np.empty((len(instances), count))
+    for row, instance, number in zip(drawn, instances, np.broadcast_to(view, len(instances)), strict=True):
+        # The view is the second word: the third is the data order's, and no stream is long enough to carry into it.
+        counter[:] = (0, number, 0, instance)
+        bits.state = state
+        generator.random(out=row)
+    return drawn
 
 
 def draw(
