@@ -10,12 +10,13 @@ from vie.errors import VieError
 from vie.files import write_atomically
 
 CHECKPOINT_NAME = "checkpoint.pt"
+FORMAT = 2
 
 
 def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
     """Writes a checkpoint whole or not at all."""
     try:
-        write_atomically(run / CHECKPOINT_NAME, lambda partial: torch.save(state, partial))
+        write_atomically(run / CHECKPOINT_NAME, lambda partial: torch.save({"format": FORMAT, **state}, partial))
     except (OSError, RuntimeError) as error:
         cause = str(error).splitlines()[0]
         raise VieError(
@@ -33,4 +34,8 @@ def load_checkpoint(run: Path) -> dict[str, Any] | None:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         cause = (str(error) or type(error).__name__).splitlines()[0]
         raise VieError(f"{path} cannot be read ({cause}): restore it from a copy, or start in a new folder") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise VieError(
+            f"{path} was written by another version: continue the run with that one, or start in a new folder"
+        )
     return state

@@ -35,6 +35,8 @@ class DataConfig:
 
     Attributes:
         path: Folder written by `vie-pretrain prepare`.
+        split: One of the corpus's further ways to split (a column `split.NAME` of its listing, or an official split);
+            null takes its usual one.
         train_split: Split whose videos are trained on.
         fraction: Share of these videos that are trained on, drawn without replacement by the run's seed; of two
             fractions, the smaller's videos are among the larger's.
@@ -55,6 +57,7 @@ class DataConfig:
     """
 
     path: str = ""
+    split: str | None = None
     train_split: str = "train"
     fraction: float = 1.0
     instance_frames: int | None = None

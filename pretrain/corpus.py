@@ -70,7 +70,7 @@ def open_corpus(config: Config, sampling: Sampling) -> Corpus:
     """
     data = config.data
     shards = Shards(data.path)
-    train, val = shards.split(data.train_split), shards.split(data.val_split)
+    train, val = (shards.split(name, data.split) for name in (data.train_split, data.val_split))
     if len(train) == 0:
         known = ", ".join(sorted(set(shards.splits.tolist())))
         raise VieError(

@@ -152,7 +152,7 @@ def protocol(clips: int, sampling: Sampling, knn: KnnConfig) -> dict[str, object
         "metric": "top-1, per cent of the test videos",
         "clips_per_video": clips,
         "crop": describe_crop(sampling),
-        "feature": "last tap, global average, mean over clips, batch norm in eval mode",
+        "feature": "the network's own pooled feature, mean over clips, batch norm in eval mode",
         "knn": f"{knn.neighbours} nearest training videos by cosine, votes exp(similarity / {knn.temperature:g})",
         "knn_bank": "as knn, but each clip's embedding against the memory bank, votes averaged over clips",
         "joined": "features of the streams side by side, each divided by the mean length of its training features",

@@ -1,6 +1,7 @@
 """Measurements on the way: accuracies of the network as it is, and the encoders saved at the ends of the stages."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -33,16 +34,16 @@ class Monitor:
         reader: ClipReader,
         sampling: Sampling,
         device: torch.device,
-        method: str,
+        provenance: dict[str, object],
     ) -> None:
-        """Prepares the tests of a run; ``config`` is resolved, ``method`` names what the encoders come from."""
+        """Prepares the tests of a run; ``config`` is resolved, ``provenance`` says what the encoders come from."""
         self.config = config
         self.run = Path(config.run)
         self.corpus = corpus
         self.reader = reader
         self.sampling = sampling
         self.device = device
-        self.method = method
+        self.provenance = provenance
         self.autocast = autocast_to(config.runtime.precision, device)
 
     def test(self, model: Stream) -> tuple[list[Row], dict[str, Tensor]]:
@@ -77,9 +78,10 @@ class Monitor:
         rows, features = self.test(model)
         protocol = evaluate.protocol(self.config.monitor.clips, self.sampling, self.config.monitor.knn)
         provenance = {
-            "method": self.method,
+            **self.provenance,
             "seed": self.config.seed,
             "corpus": self.corpus.shards.path.name,
+            "split": self.config.data.split,
             "splits": {"train": len(self.corpus.train_videos), "val": len(self.corpus.val_videos)},
             "instances": len(self.corpus.instances),
             "batch_size": self.config.data.batch_size,
@@ -87,7 +89,7 @@ class Monitor:
             "machine": describe_machine(self.device),
         }
         card = {
-            "training": {"stage": stage, "steps": step, **provenance},
+            "training": {"stage": stage, "steps": step, **provenance, "config": _public(self.config)},
             "metrics": {"protocol": protocol, "results": rows},
             "licence": "the weights carry the terms of the videos they were trained on",
         }
@@ -116,3 +118,14 @@ class Monitor:
             batch_size=2 * self.config.data.batch_size,
         )
         return evaluate.extract(model, clips, self.device, self.autocast, self.config.data.workers)
+
+
+def _public(config: Config) -> dict[str, object]:
+    """The settings of a run that belong on a card: those that made the weights, without the paths of a machine."""
+    settings = asdict(config)
+    for group in ("run", "runtime", "monitor"):
+        del settings[group]
+    del settings["data"]["path"], settings["data"]["workers"], settings["data"]["cache"]
+    if config.model.start:
+        settings["model"]["start"] = "/".join(Path(config.model.start).parts[-2:])
+    return settings

@@ -34,7 +34,7 @@ def summarise(runs: list[Path]) -> dict[str, Any]:
     ]
     if len(runs) > 1:
         results += _joined(runs, [last_stage(run) for run in runs], "joined")
-        results += _joined(runs, ["random"] * len(runs), "random")
+        results += _joined(runs, [_stages(file)[0] for file in files], "random")
     provenance = {
         run.resolve().name: {key: value for key, value in file.items() if key not in ("protocol", "results")}
         for run, file in zip(runs, files, strict=True)
@@ -44,9 +44,11 @@ def summarise(runs: list[Path]) -> dict[str, Any]:
 
 def last_stage(run: Path) -> str:
     """Name of the last stage that a run has kept features of, whether or not it had labels to test them on."""
-    metrics = read_metrics(run)
-    stages = [row["stage"] for row in metrics.get("stages") or metrics["results"]]
-    return str(stages[-1]) if stages else "random"
+    return _stages(read_metrics(run))[-1]
+
+
+def _stages(metrics: dict[str, Any]) -> list[str]:
+    return [str(row["stage"]) for row in metrics.get("stages") or metrics["results"]] or ["random"]
 
 
 def load_features(run: Path, stage: str) -> dict[str, evaluate.Features]:
@@ -70,7 +72,7 @@ def _joined(runs: list[Path], stages: list[str], stage: str) -> list[Row]:
     config = configs[0]
     shards = Shards(config.data.path)
     joined = evaluate.join([load_features(run, part) for run, part in zip(runs, stages, strict=True)])
-    train, val = (shards.split(name) for name in (config.data.train_split, config.data.val_split))
+    train, val = (shards.split(name, config.data.split) for name in (config.data.train_split, config.data.val_split))
     columns = label_columns(config.monitor.labels, shards, train, val)
     knn = config.monitor.knn
     rows = evaluate.as_rows(evaluate.evaluate_features(joined["train"], joined["val"], shards, columns, knn))

@@ -81,9 +81,11 @@ class Trainer:
             use_channels_last(network, self.device)
         self.optimizer = make_optimizer(network, config.optim)
         self.step = 0
+        self.start: str | None = None
         self._resume()
         if config.model.start and self.step == 0:
             match = load_matching(self.model, read_weights(config.model.start))
+            self.start = str(match)
             logger.warning("the training begins from %s: %s", config.model.start, match)
         with _enough_memory(self.device):
             reader = open_reader(self.corpus, config.data, self.device)
@@ -102,7 +104,12 @@ class Trainer:
             steps=config.total_steps,
             views=self.method.views,
         )
-        self.monitor = Monitor(config, self.corpus, reader, sampling, self.device, self.method.citation)
+        provenance = {
+            "method": self.method.citation,
+            "embedding": "trained" if self.method.embeds else "untrained",
+            **({"start": self.start} if self.start else {}),
+        }
+        self.monitor = Monitor(config, self.corpus, reader, sampling, self.device, provenance)
 
     def train(self) -> None:
         """Runs all steps that are left; writes the record, checkpoints, evaluations and encoders.
@@ -125,7 +132,8 @@ class Trainer:
         history = History(self.run, self.step)
         failures = Failures(self.run, self.step, self.corpus.instance_name)
         if self.step == 0:
-            history.add(0, evaluation=self.monitor.keep_stage("random", 0, self.model))
+            first = "start" if config.model.start else "random"
+            history.add(0, evaluation=self.monitor.keep_stage(first, 0, self.model))
         self.method.network.train()
         batches = stream(
             self.clips,
@@ -225,6 +233,7 @@ class Trainer:
             "config": asdict(self.config),
             "corpus": self.corpus.instance_fingerprint(),
             "step": self.step,
+            "start": self.start,
             "network": self.method.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "method": self.method.state_dict(),
@@ -235,7 +244,7 @@ class Trainer:
         state = load_checkpoint(self.run)
         if state is None:
             # A run that was stopped before its first checkpoint has kept nothing but the network that it began with.
-            if {path.name for path in self.run.glob("encoder-*")} - {"encoder-random"}:
+            if {path.name for path in self.run.glob("encoder-*")} - {"encoder-random", "encoder-start"}:
                 raise VieError(f"{self.run} holds a run without its checkpoint: give another folder as run=FOLDER")
             return
         given, before = flatten(asdict(self.config)), flatten(state["config"])
@@ -257,7 +266,7 @@ class Trainer:
         self.method.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.method.load_state_dict(state["method"])
-        self.step = state["step"]
+        self.step, self.start = state["step"], state["start"]
 
 
 @contextlib.contextmanager

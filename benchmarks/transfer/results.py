@@ -1,6 +1,7 @@
 """The results file of one evaluation: what was measured, and everything that it depends on."""
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from vie import Encoder, VieError, load
 from vie.files import write_text_atomically
 
 FORMAT = "vie-transfer-1"
+logger = logging.getLogger(__name__)
 
 
 def evaluate(config: TransferConfig, source: str, out: Path, name: str | None = None) -> Iterator[Path]:
@@ -37,6 +39,7 @@ def evaluate(config: TransferConfig, source: str, out: Path, name: str | None = 
         VieError: The encoder, the corpus or a setting is at fault.
     """
     encoder = load(source)
+    _warn_of_seen_videos(config, encoder)
     name = name or "-".join(Path(source).parts[-2:])
     device = resolve_device(config.runtime.device)
     precision = resolve_precision(config.runtime.precision, device, encoder.sampling.size)
@@ -81,6 +84,17 @@ def read_results(paths: list[Path]) -> list[dict[str, Any]]:
     if not contents:
         raise VieError(f"{', '.join(map(str, paths))}: no results there: run `vie-bench transfer` first")
     return contents
+
+
+def _warn_of_seen_videos(config: TransferConfig, encoder: Encoder) -> None:
+    """Warns where an encoder was trained on this corpus in another split: then it may have seen the test videos."""
+    training = encoder.card.get("training") or {}
+    if training.get("corpus") == Path(config.data.path).name and training.get("split") != config.data.split:
+        logger.warning(
+            "the encoder was trained on %s by split %s, and may have seen test videos of split %s: "
+            "train it with data.split=%s to keep them apart",
+            *(training["corpus"], training.get("split"), config.data.split, config.data.split),
+        )
 
 
 def _seed(config: TransferConfig, encoder: Encoder) -> int:

@@ -20,6 +20,7 @@ class Method:
     Attributes:
         citation: Where the method comes from.
         views: Clips that it takes of each instance of a batch, drawn one by one.
+        embeds: Whether it trains the stream's embedding, not a head of its own in its place.
         stages: Their names, and the step at which each ends.
         network: From a clip to what the loss takes; its parameters are trained, the stream's among them.
         bank: The memory bank, for methods that have one.
@@ -27,6 +28,7 @@ class Method:
 
     citation: ClassVar[str]
     views: ClassVar[int] = 1
+    embeds: ClassVar[bool] = False
     stages: dict[str, int]
     network: nn.Module
     bank: MemoryBank | None = None

@@ -16,6 +16,7 @@ class VIE(Method):
     """Video instance embedding: instance recognition, then local aggregation, over a memory bank."""
 
     citation = "VIE (Zhuang et al., CVPR 2020)"
+    embeds = True
 
     def __init__(self, config: Config, model: Stream, corpus: Corpus, device: torch.device) -> None:
         instances = len(corpus.instances)

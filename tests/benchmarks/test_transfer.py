@@ -1,8 +1,11 @@
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
@@ -298,6 +301,20 @@ class TestCommand:
         assert (batch.frames == batch.frames[:, :1]).all()
         self.run(corpus, encoder, tmp_path / "results")
         assert len(list((tmp_path / "results").iterdir())) == 2
+
+    def test_warns_where_test_videos_were_trained_on(self, tiny_corpus, encoder, tmp_path, caplog):
+        corpus = tmp_path / "talkers"
+        shutil.copytree(tiny_corpus, corpus)
+        table = pq.read_table(corpus / "index.parquet")
+        words = pa.array(["val"] * 10 + ["train"] * 54)
+        pq.write_table(table.append_column("split.1", words), corpus / "index.parquet")
+        card = {"training": {"corpus": "talkers", "split": None, "seed": 0}}
+        save_pretrained(load(encoder).model, tmp_path / "seen", CLIP, card)
+        save_pretrained(load(encoder).model, tmp_path / "kept", CLIP, {"training": {**card["training"], "split": "1"}})
+        self.run(corpus, tmp_path / "kept", tmp_path / "results", "--mode", "knn", "data.split=1")
+        assert not caplog.records
+        self.run(corpus, tmp_path / "seen", tmp_path / "results", "--mode", "knn", "data.split=1")
+        assert "may have seen test videos of split 1: train it with data.split=1" in caplog.text
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,7 +18,7 @@ from pretrain.history import read_history
 from pretrain.monitor import METRICS_NAME
 from pretrain.settings import parse_config
 from pretrain.train import Trainer
-from tests.conftest import rewrite_index
+from tests.conftest import rewrite_index, tiny_run
 from tests.pretrain.test_clips import damaged
 from tests.pretrain.test_train import trained, trainer
 from vie import Sampling, VieError
@@ -158,3 +159,16 @@ def test_fingerprints(tiny_corpus, tmp_path):
 def test_no_bin_is_shorter_than_a_frame():
     with pytest.raises(VieError, match=r"data\.instance_frames=0 is out of range"):
         parse_config([], ["data.instance_frames=0"])
+
+
+def test_a_further_way_to_split(tiny_corpus, tmp_path):
+    """What transfer leaves out may be left out of pretraining too."""
+    corpus = tmp_path / "corpus"
+    shutil.copytree(tiny_corpus, corpus)
+    table = pq.read_table(corpus / "index.parquet")
+    words = ["val"] * 10 + ["train"] * 54
+    pq.write_table(table.append_column("split.talkers1", pa.array(words)), corpus / "index.parquet")
+    config = parse_config([], tiny_run(corpus, tmp_path / "run", "data.split=talkers1"))
+    opened = open_corpus(config, Sampling(1, 1, 25.0, 16))
+    assert opened.train_videos.tolist() == list(range(10, 64))
+    assert opened.val_videos.tolist() == list(range(10))

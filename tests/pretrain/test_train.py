@@ -507,9 +507,33 @@ def test_config_of_a_run_is_written_in_full(finished):
 def test_begins_from_a_finished_encoder(finished, tiny_corpus, tmp_path):
     start = f"model.start={finished.run / 'encoder-la'}"
     trn = trainer(tiny_corpus, tmp_path / "trn", "model.name=vie_trn_r18", "data.frames=4", "data.stride=2", start)
-    assert torch.equal(trn.model.trunk.stem.weight, finished.model.trunk.stem.weight)
+    trunk = finished.model.trunk.state_dict()
+    assert all(torch.equal(tensor, trunk[name]) for name, tensor in trn.model.trunk.state_dict().items())
     trn.train()
+    stages = json.loads((trn.run / METRICS_NAME).read_text())["stages"]
+    assert [stage["stage"] for stage in stages] == ["start", "ir", "la"]  # what it begins with is not random
+    training = load(trn.run / "encoder-la").card["training"]
+    assert training["config"]["model"]["start"] == f"{finished.run.name}/encoder-la"
+    assert "tensors loaded" in training["start"]
     again = trainer(tiny_corpus, tmp_path / "trn", "model.name=vie_trn_r18", "data.frames=4", "data.stride=2", start)
     assert_same_state(again, trn)
     with pytest.raises(VieError, match="absent is no folder"):
         trainer(tiny_corpus, tmp_path / "other", "model.start=absent")
+
+
+def test_a_card_says_what_made_the_weights(finished):
+    training = load(finished.run / "encoder-la").card["training"]
+    settings = training["config"]
+    assert settings["augmentation"]["crop"] == "random"
+    assert settings["local_aggregation"]["clusters"] == 6
+    assert settings["data"]["fraction"] == 1.0
+    assert training["embedding"] == "trained"
+    assert str(finished.run.parent) not in json.dumps(load(finished.run / "encoder-la").card)
+
+
+def test_a_checkpoint_of_another_version(finished, tiny_corpus, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    torch.save({"step": 3}, run / CHECKPOINT_NAME)
+    with pytest.raises(VieError, match="was written by another version"):
+        trainer(tiny_corpus, run)
