@@ -1,21 +1,22 @@
 """The report's figures: plain numbers in, SVG markup for an HTML page out."""
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps, rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex, to_rgb
-from matplotlib.figure import Figure
+from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-INK, MUTED, AXIS, GRID = "#1c2430", "#6b7482", "#c3c9d2", "#e8ebef"
+from pretrain.drawing import AXIS, INK, MUTED, STYLE, panel_axes, row_axes, short, svg, tint
+
 STREAM_COLOURS = ("#2a67b1", "#cc5f2d", "#2b8a78", "#a8842c")
 JOINED_COLOUR = "#7d3c86"
 CLASS_COLOURS = (
@@ -24,33 +25,6 @@ CLASS_COLOURS = (
 )
 TIME_COLOURS = {"data": "#e0b458", "step": "#34465e", "other": "#cfd6df"}
 READOUT_NAMES = {"linear": "linear", "knn": "kNN", "knn_bank": "kNN, bank"}
-
-_STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text: the page sets its font
-    "svg.hashsalt": "vie",  # the same numbers make the same page
-    "text.parse_math": False,  # a class name may hold dollars
-    "text.color": INK,
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 18,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": AXIS,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "axes.xmargin": 0,
-    "grid.color": GRID,
-    "xtick.color": AXIS,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-}
 
 
 @dataclass(frozen=True)
@@ -73,12 +47,12 @@ class Gain:
     colour: str
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def gains_figure(gains: Sequence[Gain], chance: float, width: int) -> str:
-    """From random initialisation (ring) to the trained network (disc), one row for each gain."""
-    figure, axes = _row_axes([gain.name for gain in gains], width, right=54)
+    """From the network before training (ring) to the trained network (disc), one row for each gain."""
+    figure, axes = row_axes([gain.name for gain in gains], width, right=54)
     for y, gain in enumerate(gains):
-        axes.plot([gain.before, gain.after], [y, y], color=_tint(gain.colour, 0.5), linewidth=2.5, zorder=2)
+        axes.plot([gain.before, gain.after], [y, y], color=tint(gain.colour, 0.5), linewidth=2.5, zorder=2)
         axes.plot(gain.before, y, "o", color=gain.colour, markerfacecolor="white", markersize=6.5, zorder=3)
         axes.plot(gain.after, y, "o", color=gain.colour, markersize=7, zorder=4)
         axes.text(
@@ -90,10 +64,10 @@ def gains_figure(gains: Sequence[Gain], chance: float, width: int) -> str:
     axes.set_xlim(0, min(100, 1.12 * max(*values, chance)))
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel("top-1 in %", loc="right")
-    return _svg(figure)
+    return svg(figure)
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def loss_figure(
     losses: Mapping[str, tuple[Sequence[int], Sequence[float]]], title: str, switch: int, colour: str, width: int
 ) -> str:
@@ -101,7 +75,7 @@ def loss_figure(
     last_step = max(steps[-1] for steps, _ in losses.values())
     ends = [0, switch, last_step] if len(losses) > 1 else [0, last_step]
     shares = np.clip(np.diff(ends) / max(ends[-1], 1), 0.3, 0.7)  # a short stage beside a very long one stays legible
-    figure, panels = _panels(width, 250, shares.tolist(), right=48)
+    figure, panels = panel_axes(width, 250, shares.tolist(), right=48)
     for number, (axes, (stage, (steps, values))) in enumerate(zip(panels, losses.items(), strict=True)):
         axes.plot(_thinned(steps), _thinned(values), color=colour, linewidth=1.4)
         axes.set_xlim(ends[number], ends[number + 1])
@@ -113,17 +87,17 @@ def loss_figure(
             axes.axvline(ends[number], color=INK, linewidth=1.4)
             _mark_switch(axes, ends[number], f"IR → LA at step {switch:,}")
         else:
-            axes.set_title(_short(title, (width - 40) // 8))
+            axes.set_title(short(title, (width - 40) // 8))
         if len(losses) > 1:
             axes.text(0.97, 0.95, stage.upper(), transform=axes.transAxes, ha="right", va="top", color=MUTED)
-    return _svg(figure)
+    return svg(figure)
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def accuracy_figure(
     curves: Sequence[Curve], title: str, switch: int | None, top: float, colour: str, width: int
 ) -> str:
-    """Accuracies of one label over steps; each is dashed at its value of step 0, random initialisation.
+    """Accuracies of one label over steps; each is dashed at its value of step 0, before training.
 
     Args:
         curves: Each with at least one point.
@@ -133,25 +107,25 @@ def accuracy_figure(
         colour: Of the stream.
         width: In pixels.
     """
-    figure, (axes,) = _panels(width, 270, left=34, right=112)
+    figure, (axes,) = panel_axes(width, 270, left=34, right=112)
     looks = {"linear": (0.0, "-", "o"), "knn": (0.42, "-", "s"), "knn_bank": (0.62, (0, (1, 1)), "")}
     last = max(curve.steps[-1] for curve in curves)
     ends: list[tuple[float, str, str]] = []
     for curve in curves:
         paleness, line, marker = looks[curve.readout]
-        shade = _tint(colour, paleness)
+        shade = tint(colour, paleness)
         dots = marker if len(curve.steps) <= 30 else ""
         axes.plot(curve.steps, curve.top1, color=shade, linestyle=line, marker=dots, markersize=4, linewidth=1.8)
         if curve.steps[0] == 0:
             axes.axhline(curve.top1[0], color=shade, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
-        ends.append((curve.top1[-1], f"{READOUT_NAMES[curve.readout]} {curve.top1[-1]:.1f}", _tint(shade, -0.25)))
+        ends.append((curve.top1[-1], f"{READOUT_NAMES[curve.readout]} {curve.top1[-1]:.1f}", tint(shade, -0.25)))
     chance = curves[0].chance
     axes.axhline(chance, color=MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
     ends.append((chance, "chance", MUTED))
     axes.set_xlim(0, max(last, 1))
     axes.set_ylim(0, top)
     _label_ends(axes, ends, gap=0.075 * top)
-    axes.set_title(_short(title, (width - 40) // 8))
+    axes.set_title(short(title, (width - 40) // 8))
     _step_axis(axes, width, last=True)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     if switch is not None:
@@ -159,16 +133,16 @@ def accuracy_figure(
         _mark_switch(axes, switch, "IR → LA")
     for line2d in axes.lines:
         line2d.set_clip_on(False)
-    return _svg(figure)
+    return svg(figure)
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def map_figure(
     points: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], classes: Sequence[str], title: str, width: int
 ) -> str:
     """Points (N, 2) coloured by class number (N,), -1 for none; a legend where the classes are few."""
     few = 0 < len(classes) <= len(CLASS_COLOURS)
-    figure, (axes,) = _panels(width, round(0.8 * width), left=6, right=120, top=30, bottom=6)
+    figure, (axes,) = panel_axes(width, round(0.8 * width), left=6, right=120, top=30, bottom=6)
     hues = CLASS_COLOURS if few else [to_hex(hue) for hue in colormaps["turbo"](np.linspace(0, 1, len(classes)))]
     colours = [hues[label] if label >= 0 else AXIS for label in labels]
     axes.scatter(points[:, 0], points[:, 1], s=15, c=colours, linewidths=0.4, edgecolors="white")
@@ -177,17 +151,17 @@ def map_figure(
     axes.margins(0.03)
     if few:
         handles = [
-            Line2D([], [], linestyle="", marker="o", markersize=5, color=hue, label=_short(name, 16))
+            Line2D([], [], linestyle="", marker="o", markersize=5, color=hue, label=short(name, 16))
             for name, hue in zip(classes, hues, strict=False)
         ]
         axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), handletextpad=0.1, labelspacing=0.55)
-    return _svg(figure)
+    return svg(figure)
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def throughput_figure(bars: Sequence[tuple[str, Mapping[str, float]]], width: int) -> str:
     """Milliseconds of a step by where they go ("data", "step", "other"), one bar for each name."""
-    figure, axes = _row_axes([name for name, _ in bars], width, right=20)
+    figure, axes = row_axes([name for name, _ in bars], width, right=20)
     for y, (_, parts) in enumerate(bars):
         left = 0.0
         for part, colour in TIME_COLOURS.items():
@@ -205,37 +179,52 @@ def throughput_figure(bars: Sequence[tuple[str, Mapping[str, float]]], width: in
         handleheight=0.9,
         columnspacing=1.4,
     )
-    return _svg(figure)
+    return svg(figure)
 
 
-def _row_axes(names: Sequence[str], width: int, right: int) -> tuple[Figure, Axes]:
-    """A figure with a named row for each of its values."""
-    shown = [_short(name, 30) for name in names]
-    left = 24 + 7 * max(len(name) for name in shown)
-    figure, (axes,) = _panels(width, 70 + 29 * len(names), left=left, right=right, top=28, bottom=42)
-    axes.set_yticks(range(len(names)), shown)
-    axes.tick_params(axis="y", labelcolor=INK)
-    axes.set_ylim(len(names) - 0.45, -0.55)
-    axes.grid(visible=False, axis="y")
-    axes.grid(visible=True, axis="x")
-    return figure, axes
+@dataclass(frozen=True)
+class Bars:
+    """Accuracies of one encoder; those of random weights are pale.
+
+    Attributes:
+        name: Of the encoder.
+        top1: By label, in per cent.
+        pale: Whether its weights are random.
+    """
+
+    name: str
+    top1: Mapping[str, float]
+    pale: bool
 
 
-def _panels(
-    width: int,
-    height: int,
-    shares: Sequence[float] = (1.0,),
-    *,
-    left: int = 34,
-    right: int = 12,
-    top: int = 44,
-    bottom: int = 40,
-) -> tuple[Figure, list[Axes]]:
-    """A figure of panels side by side, everything in CSS pixels."""
-    figure = Figure(figsize=(width / 96, height / 96))
-    margins = {"left": left / width, "right": 1 - right / width, "top": 1 - top / height, "bottom": bottom / height}
-    axes = figure.subplots(1, len(shares), squeeze=False, width_ratios=shares, gridspec_kw={"wspace": 0, **margins})
-    return figure, list(axes[0])
+@rc_context(STYLE)
+def transfer_figure(encoders: Sequence[Bars], chance: Mapping[str, float], quantity: str, width: int) -> str:
+    """What every encoder knows of every label: a row for each encoder, and in it a bar for each label.
+
+    Args:
+        encoders: From the top.
+        chance: By label, in per cent; a dotted tick on the label's bars.
+        quantity: What the bars show.
+        width: In CSS pixels.
+    """
+    colours = dict(zip(chance, cycle(CLASS_COLOURS), strict=False))
+    thickness = 0.8 / len(chance)
+    figure, axes = row_axes([bars.name for bars in encoders], width, right=40, height=12 + 15 * len(chance))
+    for row, bars in enumerate(encoders):
+        for number, (label, top1) in enumerate(bars.top1.items()):
+            y = row + (number - (len(bars.top1) - 1) / 2) * thickness
+            colour = tint(colours[label], 0.6) if bars.pale else colours[label]
+            axes.barh(y, top1, height=0.9 * thickness, color=colour)
+            tick = [y - 0.5 * thickness, y + 0.5 * thickness]
+            axes.plot([chance[label]] * 2, tick, color=INK, linewidth=1, linestyle=(0, (1, 1)))
+            axes.annotate(f"{top1:.1f}", (top1, y), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel(quantity, loc="right")
+    handles: list[Artist] = [Patch(color=colour, label=short(label, 24)) for label, colour in colours.items()]
+    handles.append(Line2D([], [], color=INK, linewidth=1, linestyle=(0, (1, 1)), label="chance"))
+    place: Any = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2, "borderpad": 0.0}
+    axes.legend(handles=handles, ncols=4, handlelength=0.9, handleheight=0.9, columnspacing=1.4, **place)
+    return svg(figure)
 
 
 def _step_axis(axes: Axes, pixels: float, last: bool) -> None:
@@ -265,24 +254,3 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], gap: float) 
 def _thinned(series: Sequence[float], points: int = 400) -> list[float]:
     """Means over equal parts of a long series: a million steps need no million points."""
     return [float(part.mean()) for part in np.array_split(np.asarray(series), min(points, len(series)))]
-
-
-def _tint(colour: str, share: float) -> str:
-    """Mixes a colour with white, or with black where ``share`` is negative."""
-    target = 1.0 if share > 0 else 0.0
-    red, green, blue = (value + abs(share) * (target - value) for value in to_rgb(colour))
-    return to_hex((red, green, blue))
-
-
-def _short(name: str, length: int) -> str:
-    return name if len(name) <= length else f"{name[: length // 2]}…{name[len(name) - length // 2 + 1 :]}"
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    markup = buffer.getvalue()
-    # Inside HTML the namespaces are known, and the ids of groups would be the same in every figure.
-    markup = re.sub(r'\s+xmlns(:xlink)?="[^"]*"', "", markup[markup.index("<svg") :])
-    return re.sub(r'<g id="[^"]*_\d+"', "<g", markup)

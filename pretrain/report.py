@@ -1,32 +1,25 @@
 """One HTML page about one run, or about the streams of a corpus side by side."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from safetensors import SafetensorError
 
 from pretrain import figures
-from pretrain.config import Config
-from pretrain.evaluate import Features
 from pretrain.gallery import draw_maps, find_neighbours
-from pretrain.history import HISTORY_NAME, read_history
 from pretrain.monitor import METRICS_NAME
-from pretrain.runtime import resolve_sampling
-from pretrain.settings import parse_config
-from pretrain.summary import Row, last_stage, load_features, read_metrics, summarise
-from pretrain.train import CONFIG_NAME
-from vie import Sampling, VieError, create_model
+from pretrain.report_run import Run, attempt, read_run
+from pretrain.report_transfer import Content, transfer_tasks
+from pretrain.summary import Row, summarise
+from vie import VieError
 from vie.files import write_text_atomically
-from vie.video import Shards
 
 STAGES = {
     "random": "random initialisation",
+    "start": "the encoder that it began from",
     "ir": "instance recognition",
     "la": "local aggregation",
     "opn": "order prediction (OPN)",
@@ -35,49 +28,14 @@ STAGES = {
     "supervised": "supervised",
     "joined": "last stages joined",
 }
+BEGINNINGS = ("random", "start")
 READOUTS = ("knn", "linear")
 PAGE_WIDTH, GAP = 1096, 24
-Found = TypeVar("Found")
 
 
-@dataclass(frozen=True, eq=False)
-class Run:
-    """What a run's folder holds; None and empty for what it does not."""
-
-    path: Path
-    colour: str
-    config: Config
-    config_text: str
-    history: list[Row]
-    shards: Shards | None
-    sampling: Sampling | None
-    parameters: int | None
-    features: dict[str, Features] | None
-    machine: str | None
-
-    @property
-    def name(self) -> str:
-        """What its stream is called."""
-        return self.path.name
-
-    @property
-    def corpus(self) -> str:
-        """Name of the corpus."""
-        return Path(self.config.data.path).resolve().name
-
-    @property
-    def steps(self) -> int:
-        """Steps taken so far."""
-        return int(self.history[-1]["step"]) if self.history else 0
-
-    @property
-    def switch(self) -> int | None:
-        """Step at which local aggregation took over, if it has."""
-        step = self.config.instance_recognition.steps
-        return step if self.config.method == "vie" and 0 < step < self.steps else None
-
-
-def write_report(runs: list[Path], out: Path, summary: dict[str, Any] | None = None) -> Path:
+def write_report(
+    runs: list[Path], out: Path, summary: dict[str, Any] | None = None, transfer: Sequence[Content] = ()
+) -> Path:
     """Writes one HTML file, which needs no other file and no network, about runs.
 
     What a run does not hold (labels, a val split, a second stage, a corpus that is still there) makes the page shorter.
@@ -86,6 +44,7 @@ def write_report(runs: list[Path], out: Path, summary: dict[str, Any] | None = N
         runs: Folders of runs; streams of one corpus are also tested together.
         out: The file to write.
         summary: What ``summarise`` says of these runs, where that is known already.
+        transfer: Contents of results files of `vie-bench transfer`; what they say becomes a section.
 
     Returns:
         The file.
@@ -99,8 +58,9 @@ def write_report(runs: list[Path], out: Path, summary: dict[str, Any] | None = N
         raise VieError(f"two runs are called {twice[0]!r}: rename one's folder, the page tells them apart by it")
     notes: list[str] = []
     colours = figures.STREAM_COLOURS
-    found = [_read_run(run.resolve(), colours[i % len(colours)], notes) for i, run in enumerate(runs)]
+    found = [read_run(run.resolve(), colours[i % len(colours)], notes) for i, run in enumerate(runs)]
     results, protocol = (summary["results"], summary["protocol"]) if summary else _results(found, notes)
+    transferred = partial(transfer_tasks, transfer, {run.name: run.colour for run in found})
     times = [row for run in found for row in _times(run)]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -114,6 +74,7 @@ def write_report(runs: list[Path], out: Path, summary: dict[str, Any] | None = N
         corpora=list(dict.fromkeys(run.corpus for run in found)),
         tables=[_table(results, label, found) for label in dict.fromkeys(row["label"] for row in results)],
         protocol=protocol,
+        transfer=attempt("transfer results", transferred, notes) or [],
         losses=list(_loss_figures(found)),
         accuracies=list(_accuracy_figures(found)),
         galleries=list(_galleries(found, results, notes)),
@@ -133,64 +94,17 @@ def write_report(runs: list[Path], out: Path, summary: dict[str, Any] | None = N
     return out
 
 
-def _read_run(path: Path, colour: str, notes: list[str]) -> Run:
-    if not (path / CONFIG_NAME).is_file():
-        raise VieError(
-            f"{path} holds no run ({CONFIG_NAME} is missing): give the folder that was trained with run=FOLDER"
-        )
-    config = parse_config([path / CONFIG_NAME])
-
-    def attempt(thing: str, read: Callable[[], Found]) -> Found | None:
-        return _attempt(f"{thing} of {path.name}", read, notes)
-
-    history = attempt(HISTORY_NAME, lambda: read_history(path)) or []
-    shards = attempt("corpus", lambda: _open_shards(config))
-    sampling, parameters = attempt("model", lambda: _describe_model(config)) or (None, None)
-    metrics = attempt(METRICS_NAME, lambda: read_metrics(path)) or {}
-    features = attempt("features", lambda: load_features(path, last_stage(path))) if metrics else None
-    if shards and features and max(int(part.videos.max()) for part in features.values()) >= len(shards):
-        notes.append(f"corpus of {path.name}: it has shrunk since the training, so its videos are not shown")
-        shards = None
-    text = (path / CONFIG_NAME).read_text()
-    machine = metrics.get("machine")
-    return Run(path, colour, config, text, history, shards, sampling, parameters, features, machine)
-
-
-def _open_shards(config: Config) -> Shards:
-    path = Path(config.data.path)
-    if not path.is_absolute() and not path.is_dir():
-        raise VieError(
-            f"{path} is not in the current folder: write the report from the folder that the run was started in"
-        )
-    return Shards(path)
-
-
-def _attempt(thing: str, read: Callable[[], Found], notes: list[str]) -> Found | None:
-    """What ``read`` finds; a fault becomes a note on the page."""
-    try:
-        return read()
-    except (VieError, OSError, RuntimeError, ValueError, LookupError, TypeError, SafetensorError) as error:
-        notes.append(f"{thing}: {'missing' if isinstance(error, FileNotFoundError) else error}")
-        return None
-
-
-def _describe_model(config: Config) -> tuple[Sampling, int]:
-    with torch.device("meta"):  # shapes are enough
-        model = create_model(config.model.name, **config.model.arguments())
-    return resolve_sampling(config, model.sampling), sum(parameter.numel() for parameter in model.parameters())
-
-
 def _results(runs: Sequence[Run], notes: list[str]) -> tuple[list[Row], dict[str, Any]]:
     """Rows of ``summarise`` and their protocol: with joined rows where all runs have features of one corpus."""
     evaluated = [run for run in runs if (run.path / METRICS_NAME).is_file()]
     if len({Path(run.config.data.path).resolve() for run in evaluated}) == 1 and all(run.features for run in evaluated):
-        together = _attempt("joined results", partial(summarise, [run.path for run in evaluated]), notes)
+        together = attempt("joined results", partial(summarise, [run.path for run in evaluated]), notes)
         if together:
             return together["results"], together["protocol"]
     rows: list[Row] = []
     protocol: dict[str, Any] = {}
     for run in evaluated:
-        alone = _attempt(f"results of {run.name}", partial(summarise, [run.path]), notes)
+        alone = attempt(f"results of {run.name}", partial(summarise, [run.path]), notes)
         if alone:
             rows, protocol = rows + alone["results"], alone["protocol"]
     return rows, protocol
@@ -210,7 +124,8 @@ def _table(results: Sequence[Row], label: str, runs: Sequence[Run]) -> dict[str,
         stream, stage, readout, value = row["stream"], row["stage"], row["readout"], row["top1"]
         colour = colours.get(stream, figures.JOINED_COLOUR)
         line = lines.setdefault((stream, stage), {**row, "stage": STAGES[stage], "colour": colour, "cells": {}})
-        before = None if stage == "random" else top1.get((stream, "random", readout))
+        first = next((name for name in BEGINNINGS if (stream, name, readout) in top1), stage)
+        before = None if stage == first else top1[stream, first, readout]
         gain = None if before is None else value - before
         line["cells"][readout] = {"value": value, "gain": gain, "best": value == best[readout]}
         if before is not None:  # of several stages, the last one stays
@@ -280,12 +195,12 @@ def _galleries(runs: Sequence[Run], results: Sequence[Row], notes: list[str]) ->
         gains = {
             row["label"]: top1[row["label"], "linear"] - row["top1"]
             for row in results
-            if (row["stream"], row["stage"], row["readout"]) == (run.name, "random", "linear")
+            if (row["stream"], row["readout"]) == (run.name, "linear") and row["stage"] in BEGINNINGS
         }
         columns = sorted(run.shards.label_columns, key=lambda column: -gains.get(column, -100.0))
         column = columns[0] if columns else None
         find = partial(find_neighbours, run.features, run.shards, run.sampling, column, run.config.monitor.knn)
-        gallery = _attempt(f"neighbours of {run.name}", find, notes)
+        gallery = attempt(f"neighbours of {run.name}", find, notes)
         if gallery:
             gain, knn = gains.get(str(column)), top1.get((str(column), "knn"))
             yield {"run": run, "gallery": gallery, "gain": gain, "knn": knn}
@@ -295,7 +210,7 @@ def _maps(runs: Sequence[Run], notes: list[str]) -> Iterator[dict[str, Any]]:
     for run in runs:
         if run.features and run.shards and len(run.features["val"].videos) > 1:
             draw = partial(draw_maps, run.features["val"], run.shards, (PAGE_WIDTH - GAP) // 2)
-            drawn = _attempt(f"maps of {run.name}", draw, notes)
+            drawn = attempt(f"maps of {run.name}", draw, notes)
             if drawn:
                 yield {"run": run, "method": drawn[0], "figures": [Markup(figure) for figure in drawn[1]]}
 

@@ -20,7 +20,6 @@ from pretrain.config import (
     ModelConfig,
     MonitorConfig,
 )
-from pretrain.demo import run_demo
 from pretrain.evaluate import Features, protocol
 from pretrain.gallery import draw_maps, find_neighbours
 from pretrain.report import write_report
@@ -238,7 +237,7 @@ def test_thumbnails_are_pictures_framed_by_agreement(single):
     assert frames.count("thumb") == 6
     assert frames.count("thumb right") == 25
     assert frames.count("thumb wrong") == 5  # one query lies among another shape
-    assert "gained most over random initialisation (+52.5 points)" in " ".join(single.text.split())
+    assert "gained most by training (+52.5 points)" in " ".join(single.text.split())
     assert '<span class="wrong">kNN: ring &lt;b&gt;</span>' in single.text
 
 
@@ -353,18 +352,16 @@ def test_a_damaged_shard_costs_the_neighbours_alone(tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_a_demo_of_other_settings_is_to_be_deleted(tmp_path, monkeypatch):
-    def refuse(config):
-        raise VieError(f"{config.run} holds a run with other settings (seed): give another folder as run=FOLDER")
-
-    for name in ("write_moving_digits", "list_videos", "prepare"):
-        monkeypatch.setattr(f"pretrain.demo.{name}", lambda *_, **__: None)
-    monkeypatch.setattr("pretrain.demo.Trainer", refuse)
-    with pytest.raises(VieError) as error:
-        run_demo(tmp_path)
-    assert str(error.value) == (
-        f"{tmp_path / 'static'} holds a run with other settings (seed): delete {tmp_path} and start the demo again"
-    )
+def test_gains_of_a_run_that_began_from_an_encoder_are_over_that(runs, single, tmp_path):
+    run = Path(shutil.copytree(runs[0], tmp_path / "static"))
+    metrics = json.loads((run / "metrics.json").read_text())
+    for row in (*metrics["results"], *metrics["stages"]):
+        row["stage"] = row["stage"].replace("random", "start")
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    page = Page(write_report([run], tmp_path / "report.html"))
+    begun = {"random initialisation": "the encoder that it began from"}
+    assert page.rows == [[begun.get(cell, cell) for cell in row] for row in single.rows]
+    assert page.figures("results") == single.figures("results")
 
 
 def test_a_run_in_its_first_stage(runs, tmp_path):
