@@ -16,7 +16,7 @@ $(STAMP):
 	touch $@
 
 demo: $(STAMP)
-	$(VENV)/bin/vie-pretrain demo runs/demo
+	$(VENV)/bin/vie-bench demo runs/demo
 
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest -q

@@ -1,4 +1,4 @@
-"""The command line: ``vie-bench transfer | table``."""
+"""The command line: ``vie-bench transfer | table | demo``."""
 
 import argparse
 import json
@@ -40,6 +40,9 @@ def run(arguments: Sequence[str]) -> None:
     table.add_argument("--readout", help="labels side by side for one read-out, such as 'linear conv5 flat'")
     table.add_argument("--figures", type=Path, help="folder for a figure of each of these tables")
     table.set_defaults(carry_out=_table)
+    demo = commands.add_parser("demo", help="the whole way on moving digits, in about ten minutes on two cores")
+    demo.add_argument("out", type=Path, nargs="?", default=Path("runs/demo"), help="(default: %(default)s)")
+    demo.set_defaults(carry_out=_demo)
     parsed, settings = parser.parse_known_args(list(arguments))
     if parsed.command == "transfer":
         # To the parser, key=value is one more checkpoint.
@@ -84,3 +87,9 @@ def _table(parsed: argparse.Namespace) -> None:
         if not parsed.readout:
             raise VieError("--figures draws one read-out: name it by --readout, such as 'linear conv5 flat'")
         print("\n".join(str(file) for file in draw_comparison(contents, parsed.readout, parsed.figures)))
+
+
+def _demo(parsed: argparse.Namespace) -> None:
+    from benchmarks.demo import run_demo
+
+    run_demo(parsed.out)

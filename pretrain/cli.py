@@ -1,4 +1,4 @@
-"""The command line: ``vie-pretrain prepare | train | report | corpus | demo``."""
+"""The command line: ``vie-pretrain prepare | train | join | report | corpus``."""
 
 import os
 import sys

@@ -19,7 +19,7 @@ def run(arguments: Sequence[str]) -> None:
     """Parses a command line and carries it out; raises ``VieError`` for any fault that the user can mend."""
     parser = CommandParser(prog="vie-pretrain", description="Pretrain video encoders without labels (VIE).")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_prepare, _add_train, _add_join, _add_report, _add_corpus, _add_demo):
+    for add in (_add_prepare, _add_train, _add_join, _add_report, _add_corpus):
         add(commands)
     parsed, settings = parser.parse_known_args(list(arguments))
     if parsed.command == "train":
@@ -93,33 +93,25 @@ def _add_join(commands: "argparse._SubParsersAction[CommandParser]") -> None:
 
 
 def _join(parsed: argparse.Namespace) -> None:
-    import vie
+    from pretrain.join import join_encoders
 
-    static, dynamic = vie.load(parsed.static), vie.load(parsed.dynamic)
-    sizes = [encoder.sampling.size for encoder in (static, dynamic)]
-    if sizes[0] != sizes[1]:
-        raise VieError(
-            f"{parsed.static} was trained on {sizes[0]} pixels and {parsed.dynamic} on {sizes[1]}: "
-            "train one of them again with data.size of the other"
-        )
-    training = {**dynamic.card.get("training", {}), "static": static.card.get("training")}
-    hybrid = vie.join_streams(static.model, dynamic.model)
-    licence = dynamic.card.get("licence")
-    vie.save_pretrained(hybrid, parsed.out, dynamic.sampling, {"training": training, "licence": licence})
-    print(parsed.out)
+    print(join_encoders(parsed.static, parsed.dynamic, parsed.out))
 
 
 def _add_report(commands: "argparse._SubParsersAction[CommandParser]") -> None:
     parser = commands.add_parser("report", help="write one HTML page about one run, or several side by side")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("--transfer", type=Path, metavar="FOLDER", help="results of `vie-bench transfer` to show")
     parser.add_argument("--out", type=Path, help="the page (default: report.html in the first run's folder)")
     parser.set_defaults(carry_out=_report)
 
 
 def _report(parsed: argparse.Namespace) -> None:
     from pretrain.report import write_report
+    from pretrain.report_transfer import read_transfer
 
-    print(write_report(parsed.runs, parsed.out or parsed.runs[0] / "report.html"))
+    transfer = read_transfer(parsed.transfer) if parsed.transfer else ()
+    print(write_report(parsed.runs, parsed.out or parsed.runs[0] / "report.html", transfer=transfer))
 
 
 def _add_corpus(commands: "argparse._SubParsersAction[CommandParser]") -> None:
@@ -180,15 +172,3 @@ def _moving_objects(parsed: argparse.Namespace) -> None:
         seed=parsed.seed,
         prepared=parsed.prepared,
     )
-
-
-def _add_demo(commands: "argparse._SubParsersAction[CommandParser]") -> None:
-    parser = commands.add_parser("demo", help="the whole way on moving digits, in about ten minutes on two cores")
-    parser.add_argument("out", type=Path, nargs="?", default=Path("runs/demo"), help="(default: %(default)s)")
-    parser.set_defaults(carry_out=_demo)
-
-
-def _demo(parsed: argparse.Namespace) -> None:
-    from pretrain.demo import run_demo
-
-    run_demo(parsed.out)
