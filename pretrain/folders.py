@@ -3,9 +3,10 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from pretrain.listed import SPLITS
+from vie.errors import VieError
 from vie.video.picture import PICTURE_EXTENSIONS
 
 # In order of preference where one video exists in several formats.
@@ -23,9 +24,13 @@ class Place(NamedTuple):
 
 
 def walk(root: Path, extensions: Sequence[str] = EXTENSIONS) -> Iterable[str]:
-    """Relative paths, with forward slashes, of all such files below a folder; a folder reached twice is listed once."""
+    """Relative paths, with forward slashes, of all such files below a folder; a folder reached twice is listed once.
+
+    Raises:
+        VieError: One of the folders cannot be read.
+    """
     visited: set[tuple[int, int]] = set()
-    for folder, inner, files in os.walk(root, followlinks=True):
+    for folder, inner, files in os.walk(root, onerror=refuse_unreadable, followlinks=True):
         state = os.stat(folder)
         if (state.st_dev, state.st_ino) in visited:
             inner.clear()
@@ -40,7 +45,14 @@ def walk(root: Path, extensions: Sequence[str] = EXTENSIONS) -> Iterable[str]:
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder holds what a system or a tool keeps for itself."""
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name in ("__MACOSX", "lost+found")
+
+
+def refuse_unreadable(error: OSError) -> NoReturn:
+    """Raises ``VieError`` for a folder that cannot be listed: its files would be missing without a word."""
+    raise VieError(
+        f"{error.filename}: cannot be read ({error.strerror}): check its permissions, or list the files in a .csv"
+    ) from error
 
 
 def places(names: Sequence[str]) -> list[Place]:
@@ -49,15 +61,45 @@ def places(names: Sequence[str]) -> list[Place]:
     Args:
         names: ``{train,val,test}/{class}/*`` or ``{class}/*``, if all are; of other layouts at most the split is read.
     """
+    has_classes, has_splits = _told(names)
+    parts = [name.split("/") for name in names]
+    return [
+        Place(SPLITS[part[0].lower()] if has_splits else "", part[has_splits] if has_classes else "") for part in parts
+    ]
+
+
+def misplaced(names: Sequence[str]) -> str:
+    """Which file keeps ``places`` from reading classes or splits that others' folders tell; empty where none does.
+
+    Args:
+        names: All files of a corpus, named relative to it.
+
+    Returns:
+        The first such file, one that lies as the others do, and what to do.
+    """
+    alike: dict[tuple[bool, int], list[str]] = {}
+    for name in names:
+        top, *rest = name.split("/")
+        alike.setdefault((top.lower() in SPLITS, len(rest)), []).append(name)
+    best = max(alike.values(), key=lambda group: (_told(group), len(group)), default=[])
+    if _told(best) <= _told(names):
+        return ""
+    fitting = set(best)
+    odd = next(name for name in names if name not in fitting)
+    return (
+        f"{odd!a} does not lie as {len(best)} of {len(names)} files do (such as {best[0]!a}): bring all into "
+        "{train,val,test}/{class}/*, or all into {class}/* (a flat val/ must be sorted into class folders), or list "
+        "them in a .csv"
+    )
+
+
+def _told(names: Sequence[str]) -> tuple[bool, bool]:
+    """Whether the folders of all these files tell their class, and their split."""
     parts = [name.split("/") for name in names]
     has_splits = bool(parts) and all(len(part) > 1 and part[0].lower() in SPLITS for part in parts)
-    inner = [part[1:] if has_splits else part for part in parts]
+    inner = [part[has_splits:] for part in parts]
     # A lone folder says nothing about its videos, and deeper trees give no hint which level is the class.
-    has_classes = all(len(part) == 2 for part in inner) and len({part[0] for part in inner}) > 1
-    return [
-        Place(SPLITS[part[0].lower()] if has_splits else "", rest[0] if has_classes else "")
-        for part, rest in zip(parts, inner, strict=True)
-    ]
+    return all(len(part) == 2 for part in inner) and len({part[0] for part in inner}) > 1, has_splits
 
 
 def by_key(root: Path, key: Callable[[PurePosixPath], str]) -> dict[str, str]:

@@ -2,12 +2,13 @@
 
 import csv
 import io
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from pretrain.folders import EXTENSIONS, by_key, places, walk
+from pretrain.folders import EXTENSIONS, by_key, misplaced, places, walk
 from pretrain.listed import LABEL, Video, held_out, read_text, split_word
 from pretrain.official_splits import is_official, list_official
 from vie.errors import VieError
@@ -15,6 +16,8 @@ from vie.video.picture import is_picture
 from vie.video.shards import SPLIT_PREFIX
 
 KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
+
+logger = logging.getLogger(__name__)
 
 
 def list_videos(
@@ -29,8 +32,9 @@ def list_videos(
         source: One of
 
             - a folder ``{train,val,test}/{class}/*``, or ``{class}/*``: one label column, ``label``;
-            - any other folder: every video below it, without labels; links are followed, to each folder once. Pictures
-              are listed only where a folder holds no video;
+            - any other folder: every video below it, without labels; links are followed, to each folder once. A warning
+              names the file but for which there were labels or splits. Pictures are listed where there is no video; no
+              more of them than videos are thumbnails, and left out with a warning;
             - Kinetics' CSV (``label,youtube_id,time_start,time_end,split``), whose files
               ``{youtube_id}_{start:06d}_{end:06d}.mp4`` lie anywhere below ``root``; absent files stay in the list;
             - the folder of the official split files of UCF101 (``trainlist01.txt``, …, and ``classInd.txt``) or HMDB51
@@ -48,8 +52,8 @@ def list_videos(
         Videos in the order of the source; a folder is sorted by name.
 
     Raises:
-        VieError: The source is missing, unreadable, empty or malformed, names a file twice or not in UTF-8, or has no
-            such label column.
+        VieError: The source is missing, unreadable, empty or malformed, holds videos among more pictures, names a file
+            twice or not in UTF-8, or has no such label column.
     """
     source = Path(source)
     if not 0 <= val_fraction < 1:
@@ -57,7 +61,7 @@ def list_videos(
     if not os.path.exists(source):  # unlike Path.exists, this also takes a locked folder
         raise VieError(f"{source}: no such file or folder: give a folder of videos, a .csv or a .txt list")
     base = Path(root) if root is not None else (source if source.is_dir() else source.parent)
-    if not base.is_dir():
+    if not os.path.isdir(base):
         raise VieError(f"{base}: no such folder: `root` is the folder of the files that {source} names")
     if is_official(source):
         columns, videos = [LABEL], list_official(source, base)
@@ -84,15 +88,28 @@ def list_videos(
 
 
 def _from_folder(root: Path) -> tuple[list[str], list[Video]]:
-    every = sorted(walk(root))
-    # Pictures beside videos are their thumbnails.
-    names = [name for name in every if not is_picture(name)] or every
+    names = _of_one_kind(root, sorted(walk(root)))
+    if fault := misplaced(names):
+        logger.warning("%s: splits or classes cannot be read from its folders, as %s", root, fault)
     found = places(names)
     videos = [
         Video(name, root / name, place.split, {LABEL: place.label} if place.label else {})
         for name, place in zip(names, found, strict=True)
     ]
     return ([LABEL] if any(place.label for place in found) else []), videos
+
+
+def _of_one_kind(root: Path, names: list[str]) -> list[str]:
+    """The videos without their thumbnails, or the pictures."""
+    pictures = [name for name in names if is_picture(name)]
+    videos = [name for name in names if not is_picture(name)]
+    if not pictures or not videos:
+        return names
+    both = f"videos ({len(videos)}, first {videos[0]!a}) and pictures ({len(pictures)}, first {pictures[0]!a})"
+    if len(pictures) > len(videos):
+        raise VieError(f"{root}: holds both {both}: move one kind away, or list the wanted files in a .csv")
+    logger.warning("%s: holds both %s: the pictures are left out, as thumbnails of the videos", root, both)
+    return videos
 
 
 def _from_csv(source: Path, base: Path) -> tuple[list[str], list[Video]]:

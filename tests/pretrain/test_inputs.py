@@ -1,5 +1,7 @@
 import csv
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -47,14 +49,36 @@ def test_class_folders(tmp_path):
     [["a.mp4", "b.mp4"], ["clips/a.mp4", "clips/b.mp4"], ["x/y/a.mp4", "x/z/b.mp4"], ["a.mp4", "x/b.mp4"]],
     ids=["flat", "one folder", "deep", "mixed"],
 )
-def test_other_folders_have_no_labels(tmp_path, names):
+def test_other_folders_have_no_labels(tmp_path, names, caplog):
     touch(tmp_path, *names)
     assert brief(list_videos(tmp_path)) == [(name, "train", {}) for name in names]
+    assert not caplog.records
 
 
-def test_flat_splits_have_no_classes(tmp_path):
+def test_flat_splits_have_no_classes(tmp_path, caplog):
     touch(tmp_path, "train/a.mp4", "test/b.mp4")
     assert brief(list_videos(tmp_path)) == [("test/b.mp4", "test", {}), ("train/a.mp4", "train", {})]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("odd", "split"),
+    [("val/x.JPEG", "val"), ("train/a/deeper/x.JPEG", "train"), ("x.JPEG", "")],
+    ids=["flat val", "one level deeper", "outside the splits"],
+)
+def test_the_file_that_costs_a_corpus_its_classes_is_named(tmp_path, caplog, odd, split):
+    touch(tmp_path, *(f"train/{label}/{i}.JPEG" for label in "ab" for i in range(4)), odd)
+    videos = list_videos(tmp_path)
+    assert all(not video.labels for video in videos)
+    (record,) = caplog.records
+    assert f"'{odd}' does not lie as 8 of 9 files do (such as 'train/a/0.JPEG')" in record.getMessage()
+    assert "a flat val/ must be sorted into class folders" in record.getMessage()
+
+
+def test_a_class_may_be_called_like_a_split(tmp_path, caplog):
+    touch(tmp_path, "train/a.png", "train/b.png", "tulip/c.png")
+    assert [video.labels["label"] for video in list_videos(tmp_path)] == ["train", "train", "tulip"]
+    assert not caplog.records
 
 
 def test_imagenet_folders(tmp_path):
@@ -74,12 +98,20 @@ def test_pictures_in_class_folders_and_csv(tmp_path):
     assert brief(list_videos(listing)) == [("dog/d.jpg", "train", {"breed": "terrier"})]
 
 
-def test_pictures_beside_videos_are_not_listed(tmp_path):
+def test_pictures_beside_videos_are_not_listed(tmp_path, caplog):
     touch(tmp_path, "cat/a.mp4", "cat/a.jpg", "dog/b.mp4", "folder.png")
     assert brief(list_videos(tmp_path)) == [
         ("cat/a.mp4", "train", {"label": "cat"}),
         ("dog/b.mp4", "train", {"label": "dog"}),
     ]
+    assert "videos (2, first 'cat/a.mp4') and pictures (2, first 'cat/a.jpg')" in caplog.text
+
+
+def test_a_stray_video_does_not_stand_for_the_pictures(tmp_path):
+    touch(tmp_path, *(f"train/{label}/{i}.JPEG" for label in "ab" for i in range(60)), "train/a/readme.ts")
+    with pytest.raises(VieError, match=r"videos \(1, first 'train/a/readme.ts'\) and pictures \(120, .*move") as caught:
+        list_videos(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 KINETICS = ("label", "youtube_id", "time_start", "time_end", "split", "is_cc")
@@ -224,6 +256,25 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     (tmp_path / "corpus/golf/up").symlink_to(tmp_path / "corpus")
     (tmp_path / "elsewhere/self").symlink_to(tmp_path / "elsewhere")
     assert [video.name for video in list_videos(tmp_path / "corpus")] == ["golf/a.mp4", "ski/b.mp4"]
+
+
+@pytest.fixture
+def partly_locked():
+    """A folder with another in it that must not be listed, not even where the tests run as root."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        os.mkdir(os.path.join(folder, "locked"), 0)
+        if user == 0:
+            os.seteuid(65534)
+        yield Path(folder)
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("place", ["locked", "."])
+def test_a_locked_folder_is_named(partly_locked, place):
+    with pytest.raises(VieError, match=r"/locked: cannot be read \(Permission denied\): check its permissions"):
+        list_videos(partly_locked / place)
 
 
 def test_a_missing_root_is_named(tmp_path):
