@@ -4,11 +4,13 @@ UCF101 has ``trainlist01.txt`` (``Class/file.avi 1`` on a line), ``testlist01.tx
 ``classInd.txt`` (``1 Class``); HMDB51 has ``<class>_test_split1.txt`` (``file.avi 0|1|2``, for unused, train, test).
 """
 
+import os
 import re
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path, PurePosixPath
 
-from pretrain.folders import by_key
+from pretrain.folders import by_key, refuse_unreadable
 from pretrain.listed import LABEL, Video, read_text
 from vie.errors import VieError
 
@@ -19,10 +21,13 @@ HMDB51_SPLITS = {"0": "unused", "1": "train", "2": "test"}
 
 
 def is_official(source: Path) -> bool:
-    """Whether a folder holds split files of UCF101 or HMDB51."""
-    return source.is_dir() and any(
-        UCF101_LIST.fullmatch(path.name) or HMDB51_LIST.fullmatch(path.name) for path in source.iterdir()
-    )
+    """Whether this is a folder that holds split files of UCF101 or HMDB51; raises ``VieError`` where it is locked."""
+    try:
+        return source.is_dir() and any(
+            UCF101_LIST.fullmatch(name) or HMDB51_LIST.fullmatch(name) for name in os.listdir(source)
+        )
+    except OSError as error:
+        refuse_unreadable(error)
 
 
 def list_official(source: Path, root: Path) -> list[Video]:
@@ -30,7 +35,8 @@ def list_official(source: Path, root: Path) -> list[Video]:
 
     Args:
         source: Folder of the split files.
-        root: Folder of the videos; a file is found in the folder of its class, or else anywhere below.
+        root: Folder of the videos; a file is found below the folder of its class, or else anywhere outside the folders
+            of the other classes.
 
     Returns:
         Videos sorted by class and name, with their splits under ``"1"``, ``"2"``, …; ``split`` is the first of these.
@@ -40,21 +46,30 @@ def list_official(source: Path, root: Path) -> list[Video]:
         VieError: A line or a set of files is not as in the official ones.
     """
     entries: dict[tuple[str, str], dict[str, str]] = {}
-    numbers: set[str] = set()
+    filled: set[tuple[str, str, str]] = set()
     for label, file, number, split in (*_ucf101(source), *_hmdb51(source)):
-        numbers.add(number)
+        filled.add((number, split, label))
         splits = entries.setdefault((label, file), {})
         if splits.setdefault(number, split) != split:
             raise VieError(
                 f"{source}: split {number} names {label}/{file} in both train and test: fetch the files again"
             )
-    in_class = by_key(root, lambda place: f"{place.parent.name}/{place.stem}")
-    anywhere = by_key(root, lambda place: place.stem)
+    numbers = sorted({number for number, _, _ in filled}, key=int)
+    classes = {label for label, _ in entries}
+    for number, split, label in product(numbers, ("train", "test"), sorted(classes)):
+        if (number, split, label) not in filled:
+            raise VieError(f"{source}: split {number} has no {split} video of {label}: fetch the split files again")
+
+    def owned(place: PurePosixPath) -> str:
+        """Class, if the file lies below the folder of one, and stem."""
+        return f"{next((part for part in reversed(place.parts[:-1]) if part in classes), '')}/{place.stem}"
+
+    found = by_key(root, owned)
     videos = []
     for (label, file), given in sorted(entries.items()):
         stem = PurePosixPath(file).stem
-        name = in_class.get(f"{label}/{stem}") or anywhere.get(stem) or f"{label}/{file}"
-        splits = {number: given.get(number, "unused") for number in sorted(numbers, key=int)}
+        name = found.get(f"{label}/{stem}") or found.get(f"/{stem}") or f"{label}/{file}"
+        splits = {number: given.get(number, "unused") for number in numbers}
         videos.append(Video(name, root / name, next(iter(splits.values())), {LABEL: label}, splits))
     return videos
 
@@ -69,9 +84,6 @@ def _ucf101(source: Path) -> Iterator[tuple[str, str, str, str]]:
     numbered = dict(line for _, line in _fields(source / UCF101_CLASSES, (2,)))
     classes = set(numbered.values())
     for (split, number), path in lists.items():
-        other = "test" if split == "train" else "train"
-        if (other, number) not in lists:
-            raise VieError(f"{source}: {path.name} is there, but no {other} list {number}: fetch the split files again")
         for line, (place, *given) in _fields(path, (1, 2)):
             label, _, file = place.partition("/")
             if label not in classes or not file or (given and numbered.get(given[0]) != label):

@@ -19,8 +19,8 @@ UCF101 = {
 HMDB51 = {
     "brush_hair_test_split1.txt": "April_09_brush_hair_u_nm_np1_ba_goo_0.avi 1 \nb#1.avi 0 \nc.avi 2 \n",
     "brush_hair_test_split2.txt": "April_09_brush_hair_u_nm_np1_ba_goo_0.avi 2 \nb#1.avi 1 \nc.avi 0 \n",
-    "wave_test_split1.txt": "c.avi 1 \n",
-    "wave_test_split2.txt": "c.avi 1 \n",
+    "wave_test_split1.txt": "c.avi 1 \nd.avi 2 \n",
+    "wave_test_split2.txt": "c.avi 1 \nd.avi 2 \n",
 }
 
 
@@ -58,6 +58,18 @@ def test_hmdb51(tmp_path):
         ("elsewhere/b#1.mkv", "unused", "brush_hair", {"1": "unused", "2": "train"}),
         ("brush_hair/c.mp4", "test", "brush_hair", {"1": "test", "2": "unused"}),
         ("wave/c.avi", "train", "wave", {"1": "train", "2": "train"}),
+        ("wave/d.avi", "test", "wave", {"1": "test", "2": "test"}),
+    ]
+
+
+@pytest.mark.parametrize("place", ["brush_hair/c.avi", "videos/brush_hair/brush_hair/c.avi"])
+def test_a_file_of_another_class_is_not_taken(tmp_path, place):
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).touch()
+    videos = list_videos(write(tmp_path / "lists", HMDB51), root=tmp_path)
+    assert [(v.name, v.labels["label"]) for v in videos if v.path.stem == "c"] == [
+        (place, "brush_hair"),
+        ("wave/c.avi", "wave"),
     ]
 
 
@@ -65,7 +77,10 @@ def test_hmdb51(tmp_path):
     ("files", "name", "text", "message"),
     [
         (UCF101, "classInd.txt", None, "classInd.txt is missing"),
-        (UCF101, "testlist02.txt", None, "no test list 2"),
+        (UCF101, "testlist02.txt", None, "split 2 has no test video of ApplyEyeMakeup"),
+        (UCF101, "trainlist02.txt", "Archery/v_Archery_g01_c01.avi 2\n", "split 2 has no train video of ApplyEyeMak"),
+        (HMDB51, "wave_test_split2.txt", None, "split 2 has no train video of wave"),
+        (HMDB51, "wave_test_split1.txt", "c.avi 1\nd.avi 0\n", "split 1 has no test video of wave"),
         (UCF101, "trainlist01.txt", "Archery/a.avi 1\n", r"trainlist01\.txt: line 1 does not fit classInd"),
         (UCF101, "trainlist01.txt", "Archery/a.avi 2\nKnitting/a.avi\n", r"line 2 does not fit"),
         (UCF101, "testlist01.txt", "Archery/v_Archery_g08_c01.avi\n", "in both train and test"),
