@@ -5,8 +5,10 @@ plane of 32 x 32 for red, for green and for blue.
 """
 
 import csv
+import json
 import os
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
@@ -28,22 +30,24 @@ class _Version:
     """How the files of one of the two are called.
 
     Attributes:
-        files: By split; a pattern where there are several.
+        files: By split.
         classes: File of class names by label column, in the order of the label bytes.
         folder: The label column that names the folders.
     """
 
-    files: dict[str, str]
+    files: dict[str, list[str]]
     classes: dict[str, str]
     folder: str
 
 
 _VERSIONS = {
     "cifar10": _Version(
-        {"train": "data_batch_*.bin", "test": "test_batch.bin"}, {"label": "batches.meta.txt"}, "label"
+        {"train": [f"data_batch_{number}.bin" for number in range(1, 6)], "test": ["test_batch.bin"]},
+        {"label": "batches.meta.txt"},
+        "label",
     ),
     "cifar100": _Version(
-        {"train": "train.bin", "test": "test.bin"},
+        {"train": ["train.bin"], "test": ["test.bin"]},
         {"coarse": "coarse_label_names.txt", "label": "fine_label_names.txt"},
         "label",
     ),
@@ -74,7 +78,7 @@ def write_cifar(
     """
     version, folder, place = _VERSIONS[name], Path(source), Path(out)
     names = {column: _class_names(folder / file) for column, file in version.classes.items()}
-    records = {split: _records(folder, pattern, names) for split, pattern in version.files.items()}
+    records = {split: _records(folder, files, names) for split, files in version.files.items()}
 
     def write(partial: Path) -> None:
         rows: list[dict[str, str]] = []
@@ -95,7 +99,11 @@ def write_cifar(
             writer.writeheader()
             writer.writerows(rows)
 
-    write_once(place, name, {split: len(content) for split, content in records.items()}, write)
+    digest = blake2b(json.dumps(names).encode(), digest_size=8)
+    for content in records.values():
+        digest.update(content.data)
+    counts = {split: len(content) for split, content in records.items()}
+    write_once(place, name, {**counts, "source": digest.hexdigest()}, write)
     return place / LISTING_NAME
 
 
@@ -107,15 +115,17 @@ def _class_names(path: Path) -> list[str]:
     return names
 
 
-def _records(folder: Path, pattern: str, names: dict[str, list[str]]) -> npt.NDArray[np.uint8]:
+def _records(folder: Path, files: list[str], names: dict[str, list[str]]) -> npt.NDArray[np.uint8]:
     """All records of a split, (N, label bytes + 3072)."""
-    paths = sorted(folder.glob(pattern))
-    if not paths:
-        raise VieError(f"{folder}: {pattern} is missing: give the folder of the unpacked binary version")
     length = len(names) + int(np.prod(PIXELS))
     parts = []
-    for path in paths:
-        content = np.fromfile(path, dtype=np.uint8)
+    for path in (folder / file for file in files):
+        try:
+            content = np.fromfile(path, dtype=np.uint8)
+        except OSError as error:
+            raise VieError(
+                f"{path}: cannot be read ({error.strerror}): give the folder of the unpacked binary version"
+            ) from error
         if not len(content) or len(content) % length:
             raise VieError(f"{path}: {len(content)} bytes are not whole records of {length}: fetch it again")
         parts.append(content.reshape(-1, length))

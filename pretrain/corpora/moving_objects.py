@@ -9,7 +9,6 @@ belongs to.
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,7 +86,7 @@ def write_moving_objects(
     check_settings(numbers, workers)
     folder = Path(out)
     with Pictures(pictures) as source:
-        listing = blake2b("\n".join(picture.name for picture in source.pictures).encode(), digest_size=8).hexdigest()
+        digest = source.digest()
 
         def write(partial: Path) -> None:
             total = len(source.pictures)
@@ -97,7 +96,7 @@ def write_moving_objects(
             else:
                 write_videos(partial, KIND, total, chunks, FPS, workers)
 
-        write_once(folder, KIND, {**numbers, "prepared": prepared, "pictures": listing}, write)
+        write_once(folder, KIND, {**numbers, "prepared": prepared, "pictures": digest}, write)
     return folder
 
 

@@ -2,8 +2,11 @@
 
 import io
 import os
+import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
+from hashlib import blake2b
+from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -12,10 +15,13 @@ from zipfile import BadZipFile, ZipFile, is_zipfile
 from torch import Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
 
-from pretrain.folders import is_hidden, places, walk
+from pretrain.folders import is_hidden, misplaced, places, walk
 from pretrain.listed import held_out
 from vie.errors import VieError
 from vie.video.picture import PICTURE_EXTENSIONS, is_picture, read_picture
+
+# What zipfile raises for a damaged archive; RuntimeError is for an encrypted one, or for a feature that it lacks.
+ZIP_ERRORS = (BadZipFile, OSError, EOFError, ValueError, RuntimeError, zlib.error, LZMAError)
 
 
 class Picture(NamedTuple):
@@ -60,16 +66,15 @@ class Pictures:
         elif is_zipfile(self._source):
             try:
                 self._zip = self._open.enter_context(ZipFile(self._source))
-            except (BadZipFile, OSError) as error:
+            except ZIP_ERRORS as error:
                 raise VieError(f"{source}: cannot be read ({error}): fetch the zip again") from error
             names = _members(self._source, self._zip.namelist())
         else:
             raise VieError(f"{source}: neither a folder nor a zip: give the pictures as {{class}}/* in one of these")
         found = places(names)
         if not found or not all(place.label for place in found):
-            raise VieError(
-                f"{source}: no labelled pictures in it: its files must lie as train/{{class}}/* or {{class}}/*"
-            )
+            fault = misplaced(names) or "its files must lie as train/{class}/* or {class}/*"
+            raise VieError(f"{source}: no labelled pictures in it: {fault}")
         self.pictures = [
             Picture(name, place.label, _split(place.split or held_out(name, val_fraction)))
             for name, place in zip(names, found, strict=True)
@@ -83,6 +88,18 @@ class Pictures:
     ) -> None:
         self._open.close()
 
+    def digest(self) -> str:
+        """A hash of the names and contents of all pictures: the same for a folder and a zip of it.
+
+        Raises:
+            VieError: A file of the folder cannot be read.
+        """
+        try:
+            lines = [f"{picture.name} {self._checksum(picture.name)}\n" for picture in self.pictures]
+        except OSError as error:
+            raise VieError(f"{error.filename}: cannot be read ({error.strerror}): check its permissions") from error
+        return blake2b("".join(lines).encode(), digest_size=8).hexdigest()
+
     def read(self, picture: Picture, side: int) -> Tensor:
         """Decodes the middle square of a picture and brings it to a common size; threads may share this.
 
@@ -95,12 +112,15 @@ class Pictures:
         name = f"{self._source}: {picture.name}"
         try:
             file = io.BytesIO(self._zip.read(picture.name)) if self._zip else self._source / picture.name
-        except (BadZipFile, OSError, NotImplementedError, RuntimeError) as error:  # the latter for an encrypted one
+        except ZIP_ERRORS as error:
             raise VieError(f"{name}: cannot be read ({error}): fetch the zip again") from error
         pixels = read_picture(file, name).permute(2, 0, 1)
         square = center_crop(pixels, [min(pixels.shape[1:])])
         sized: Tensor = resize(square, [side, side], InterpolationMode.BICUBIC, antialias=True)
         return sized
+
+    def _checksum(self, name: str) -> int:
+        return self._zip.getinfo(name).CRC if self._zip else zlib.crc32((self._source / name).read_bytes())
 
 
 def _members(source: Path, names: Sequence[str]) -> list[str]:

@@ -31,7 +31,7 @@ def cifar10(tmp_path):
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()
     (folder / "batches.meta.txt").write_text("\n".join(NAMES) + "\n\n")
-    pixels = [write_records(folder / f"data_batch_{i}.bin", [i % 3, 2], seed=i) for i in (1, 2)]
+    pixels = [write_records(folder / f"data_batch_{i}.bin", [i % 3, 2], seed=i) for i in range(1, 6)]
     write_records(folder / "test_batch.bin", [1, 0], seed=9)
     return folder, np.concatenate(pixels)
 
@@ -45,10 +45,16 @@ def test_cifar10(cifar10, tmp_path):
         ("train/bird/00001.png", "train", "bird"),
         ("train/bird/00002.png", "train", "bird"),
         ("train/bird/00003.png", "train", "bird"),
+        ("train/airplane/00004.png", "train", "airplane"),
+        ("train/bird/00005.png", "train", "bird"),
+        ("train/automobile/00006.png", "train", "automobile"),
+        ("train/bird/00007.png", "train", "bird"),
+        ("train/bird/00008.png", "train", "bird"),
+        ("train/bird/00009.png", "train", "bird"),
         ("test/automobile/00000.png", "test", "automobile"),
         ("test/airplane/00001.png", "test", "airplane"),
     }
-    for number, name in enumerate(("automobile", "bird", "bird", "bird")):
+    for number, name in enumerate(("automobile", "bird", "bird", "bird", "airplane", "bird", "automobile")):
         written = np.asarray(Image.open(tmp_path / f"out/train/{name}/{number:05d}.png"))
         assert np.array_equal(written, pixels[number])
     assert [v.name for v in list_videos(tmp_path / "out/pictures.csv")][:2] == [
@@ -78,7 +84,8 @@ def test_cifar100_has_coarse_classes_too(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("test_batch.bin", None, "test_batch.bin is missing"),
+        ("test_batch.bin", None, "test_batch.bin: cannot be read .*No such file"),
+        ("data_batch_3.bin", None, "data_batch_3.bin: cannot be read .*No such file"),
         ("batches.meta.txt", None, "batches.meta.txt: cannot be read"),
         ("test_batch.bin", b"", "0 bytes are not whole records"),
         ("data_batch_2.bin", bytes(3074), "3074 bytes are not whole records of 3073"),
@@ -94,3 +101,24 @@ def test_a_source_that_does_not_fit_is_refused(cifar10, tmp_path, name, content,
     with pytest.raises(VieError, match=message):
         write_cifar("cifar10", tmp_path / "out", folder)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_place_of_a_file_is_named(cifar10, tmp_path):
+    folder, _ = cifar10
+    (folder / "data_batch_2.bin").unlink()
+    (folder / "data_batch_2.bin").mkdir()
+    with pytest.raises(VieError, match=r"data_batch_2\.bin: cannot be read .*directory"):
+        write_cifar("cifar10", tmp_path / "out", folder)
+
+
+@pytest.mark.parametrize("file", ["data_batch_4.bin", "batches.meta.txt"])
+def test_another_source_with_as_many_records_is_not_taken_for_the_same(cifar10, tmp_path, file):
+    folder, _ = cifar10
+    listing = write_cifar("cifar10", tmp_path / "out", folder)
+    before = listing.stat().st_mtime_ns
+    assert write_cifar("cifar10", tmp_path / "out", folder).stat().st_mtime_ns == before
+    content = bytearray((folder / file).read_bytes())
+    content[1] ^= 1
+    (folder / file).write_bytes(content)
+    with pytest.raises(VieError, match=r"holds cifar10 with .*choose another folder"):
+        write_cifar("cifar10", tmp_path / "out", folder)

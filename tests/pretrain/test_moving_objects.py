@@ -1,4 +1,5 @@
 import csv
+import io
 import shutil
 import subprocess
 import sys
@@ -99,6 +100,37 @@ def test_a_zip_gives_the_same_corpus_as_its_folder(pictures, tmp_path):
         write_moving_objects(tmp_path / "a", pictures, prepared=True, **SMALL, seed=1)
 
 
+def test_other_pictures_of_the_same_names_are_another_corpus(pictures, tmp_path):
+    source = shutil.copytree(pictures, tmp_path / "in")
+    write_moving_objects(tmp_path / "out", source, prepared=True, **SMALL)
+    first = source / "train/apple/000.png"
+    first.write_bytes(first.read_bytes()[:-1] + b"x")  # of the same size, too
+    with pytest.raises(VieError, match=r"holds moving objects with .*choose another folder"):
+        write_moving_objects(tmp_path / "out", source, prepared=True, **SMALL)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_zip_is_named_wherever_the_damage_is(tmp_path, compression):
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 60, (8, 8, 3), dtype=np.uint8)).save(buffer, "png")
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name in ("a/é.png", "b/y.png"):
+            archive.writestr(name, buffer.getvalue())
+    whole = path.read_bytes()
+    faults = []
+    for place in range(0, len(whole), 4):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        try:
+            with Pictures(path) as source:
+                for picture in source.pictures:
+                    source.read(picture, 8)
+        except VieError as error:
+            faults.append(str(error))
+    assert len(faults) > len(whole) / 8
+    assert all(fault.startswith(str(path)) and "\n" not in fault for fault in faults)
+
+
 @pytest.mark.parametrize("name", ["../a.png", "/a.png", "x/../../a.png", "x\\..\\a.png", "C:/x/a.png"])
 def test_a_zip_that_points_out_of_itself_is_refused(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
@@ -114,6 +146,10 @@ def test_pictures_without_splits_are_held_out_by_name_and_unlabelled_ones_refuse
     assert splits["train"] == 72 - splits["val"]
     with pytest.raises(VieError, match="no labelled pictures"):
         Pictures(pictures / "train/apple")
+    shutil.copytree(pictures, tmp_path / "flat")
+    shutil.copy(pictures / "train/apple/000.png", tmp_path / "flat/test/x.png")
+    with pytest.raises(VieError, match=r"no labelled pictures in it: 'test/x\.png' does not lie as 96 of 97 files do"):
+        Pictures(tmp_path / "flat")
     with pytest.raises(VieError, match="neither a folder nor a zip"):
         Pictures(pictures / "train/apple/000.png")
     shutil.copytree(pictures / "train", tmp_path / "in")
