@@ -52,9 +52,11 @@ def temporal_bins(shards: Shards, videos: npt.NDArray[np.int64], sampling: Sampl
     starts = count_starts(sampling, shards.num_frames[videos], shards.fps[videos])
     # A video slower than the sampling's rate may have less than a frame for each bin.
     length = np.maximum(1.0, frames * own_frames(sampling, shards.fps[videos]))
-    bins = np.floor((starts - 1) / length).astype(np.int64) + 1
+    # One too many where the starts fill the bins, which is dropped: one too few, by rounding, would lose starts.
+    bins = np.floor(starts / length).astype(np.int64) + 1
     video = np.repeat(np.arange(len(videos)), bins)
     number = np.arange(len(video)) - (np.cumsum(bins) - bins)[video]
     first = np.ceil(number * length[video]).astype(np.int64)
     end = np.minimum(np.ceil((number + 1) * length[video]).astype(np.int64), starts[video])
-    return Instances(videos[video], first, end - first)
+    kept = end > first
+    return Instances(videos[video][kept], first[kept], (end - first)[kept])

@@ -52,8 +52,8 @@ def test_every_start_is_in_one_bin(sampling, frames):
     assert bins(lengths, frames, sampling) == wanted
 
 
-@pytest.mark.parametrize("rate", [5.0, 12.5, 23.976, 29.97, 50.0, 60.0])
-@pytest.mark.parametrize("frames", [1, 3, 52])
+@pytest.mark.parametrize("rate", [5.0, 12.5, 20.0, 23.976, 29.97, 50.0, 60.0])
+@pytest.mark.parametrize("frames", [1, 3, 7, 52])
 def test_bins_last_equally_long_at_any_rate(rate, frames):
     lengths = videos_of(list(range(1, 200)), rate)
     cut = temporal_bins(lengths, np.arange(199), SINGLE, frames)
