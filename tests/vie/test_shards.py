@@ -77,6 +77,10 @@ def test_the_index_tells_splits_and_labels(corpus):
         shards.labels("colour")
 
 
+def with_column(name, values):
+    return lambda table: table.append_column(name, pa.array(values))
+
+
 def damaged_copy(corpus, folder, harm):
     for file in corpus.glob("*.*"):
         if file.suffix in (".tar", ".parquet"):
@@ -130,6 +134,11 @@ def replaced(name, values):
         (lambda table: table.set_column(0, "name", pa.array(range(5))), "no column `name` of type string"),
         (replaced("shard", ["s.tar", None, "s.tar", "s.tar", "s.tar"]), "`shard` has gaps"),
         (replaced("frame_bytes", [[1, 2], [3, None], [4], [5], [6]]), "`frame_bytes` has gaps"),
+        (with_column("label.kind", ["a"] * 5), "no column `label.kind` of type string, or several"),
+        (with_column("label.more", [["a"]] * 5), "no column `label.more` of type string"),
+        (with_column("split.1", [["a"]] * 5), "no column `split.1` of type string"),
+        *((replaced("fps", [25, fps, 25, 25, 25]), r"'1\.mp4' has no frame rate") for fps in (0, -1, np.nan, np.inf)),
+        (replaced("frame_bytes", [[1, 2], [3], [], [5], [6]]), r"'2\.mp4' has no frames"),
         (replaced("offset", [512, -1, 512, 512, 512]), "negative value -1"),
         (replaced("frame_bytes", [[1, 2], [3, -7], [4], [5], [6]]), "negative value -7"),
         *(

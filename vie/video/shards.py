@@ -202,9 +202,13 @@ def _read_index(path: Path) -> pa.Table:
     except (pa.ArrowException, OSError, ValueError) as error:
         cause = (str(error).splitlines() or [type(error).__name__])[0]
         raise VieError(f"{path}: damaged ({cause}): prepare the corpus again") from error
-    for field in INDEX_FIELDS:
+    further = [column for column in table.column_names if column.startswith((LABEL_PREFIX, SPLIT_PREFIX))]
+    for field in (*INDEX_FIELDS, *(pa.field(column, pa.string()) for column in further)):
         if table.column_names.count(field.name) != 1 or table.schema.field(field.name).type != field.type:
-            raise VieError(f"{path}: has no column `{field.name}` of type {field.type}: prepare the corpus again")
+            raise VieError(
+                f"{path}: has no column `{field.name}` of type {field.type}, or several: prepare the corpus again"
+            )
+    for field in INDEX_FIELDS:
         if table[field.name].null_count or (field.name == "frame_bytes" and _values(table, field.name).null_count):
             raise VieError(f"{path}: column `{field.name}` has gaps: prepare the corpus again")
     for shard in table["shard"].unique().to_pylist():
@@ -214,6 +218,12 @@ def _read_index(path: Path) -> pa.Table:
         lowest = pc.min(_values(table, column)).as_py()
         if lowest is not None and lowest < 0:
             raise VieError(f"{path}: column `{column}` has the negative value {lowest}: prepare the corpus again")
+    fps = table["fps"].to_numpy()
+    empty = pc.list_value_length(table["frame_bytes"]).to_numpy() == 0
+    for wrong, fault in ((~(np.isfinite(fps) & (fps > 0)), "no frame rate above 0"), (empty, "no frames")):
+        if wrong.any():
+            name = table["name"][int(wrong.argmax())].as_py()
+            raise VieError(f"{path}: video {name!a} has {fault}: prepare the corpus again")
     return table
 
 
