@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from pretrain.frames import Transcoded, encode_frames
-from pretrain.frames import shrink as shrink
 from vie.errors import VieError
 from vie.video.picture import is_picture, read_picture
 from vie.video.source import Decoder, open_video

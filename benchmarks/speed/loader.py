@@ -30,12 +30,12 @@ from torch.utils.data import DataLoader
 from benchmarks.speed.formats import describe_machine
 from benchmarks.speed.synthetic import write_synthetic
 from pretrain.clips import TrainClips
+from pretrain.frames import shrink
 from pretrain.inputs import Video, list_videos
 from pretrain.instances import whole_videos
 from pretrain.prefetch import stream
 from pretrain.prepare import PrepareConfig, prepare
 from pretrain.readers import ShardReader
-from pretrain.transcode import shrink
 from vie.video import Augmentation, Sampling, Shards
 from vie.video.source import open_video
 

@@ -17,9 +17,10 @@ import pytest
 import torch
 
 from pretrain import worker_pool
+from pretrain.frames import shrink
 from pretrain.inputs import Video, list_videos
 from pretrain.prepare import PrepareConfig, prepare
-from pretrain.transcode import shrink, transcode
+from pretrain.transcode import transcode
 from tests.videos import cut, cut_after_packet, write_sound, write_video
 from vie.errors import VieError
 from vie.video.shards import Shards
