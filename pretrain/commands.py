@@ -30,10 +30,14 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _add_prepare(commands: "argparse._SubParsersAction[CommandParser]") -> None:
-    parser = commands.add_parser("prepare", help="turn video files into shards that training reads")
-    parser.add_argument("source", help="a folder of videos, a CSV (Kinetics' or with a path column), or a list")
+    parser = commands.add_parser("prepare", help="turn video files or pictures into shards that training reads")
+    parser.add_argument(
+        "source",
+        help="a folder of videos or of pictures, a CSV (Kinetics' or with a path column), the folder of UCF101's or "
+        "HMDB51's official split files, or a list",
+    )
     parser.add_argument("out", type=Path, help="folder of the prepared corpus; the same command continues")
-    parser.add_argument("--root", type=Path, help="folder that the paths of a CSV or list are relative to")
+    parser.add_argument("--root", type=Path, help="folder of the files that a CSV, a list or split files name")
     parser.add_argument("--labels", help="label columns of the CSV to keep, separated by commas (default: all)")
     parser.add_argument(
         "--val-fraction", type=float, default=0.0, help="share of the videos to hold out where the source has no splits"
