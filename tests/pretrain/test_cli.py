@@ -61,6 +61,8 @@ def test_join_makes_a_hybrid(tmp_path, capsys):
     assert hybrid.sampling == Sampling(4, 1, 25.0, 32)
     assert hybrid.card["training"]["seed"] == 3
     assert hybrid.card["training"]["static"] == {"seed": 3, "stage": "single"}
+    assert hybrid.card["training"]["dynamic"] == {"seed": 3, "stage": "resnet3d"}
+    assert hybrid.card["training"]["embedding"] == "untrained"
     weight = load(tmp_path / "single").model.get_parameter("trunk.stem.weight")
     assert torch.equal(hybrid.model.get_parameter("static.trunk.stem.weight"), weight)
 
@@ -72,3 +74,13 @@ def test_join_refuses_streams_of_two_sizes(tmp_path, capsys):
         main(["join", str(tmp_path / "single"), str(tmp_path / "slow"), str(tmp_path / "hybrid")])
     assert "was trained on 32 pixels" in capsys.readouterr().err
     assert not (tmp_path / "hybrid").exists()
+
+
+def test_join_leaves_its_parts_alone(tmp_path, capsys):
+    for name in ("single", "slow"):
+        save_pretrained(create_model(f"vie_{name}_r18", width=4), tmp_path / name, Sampling(4, 1, 25.0, 32))
+    before = (tmp_path / "slow" / "card.json").read_text()
+    with pytest.raises(SystemExit):
+        main(["join", str(tmp_path / "single"), str(tmp_path / "slow"), str(tmp_path / "slow")])
+    assert "holds an encoder to be joined" in capsys.readouterr().err
+    assert (tmp_path / "slow" / "card.json").read_text() == before
