@@ -81,7 +81,9 @@ def misplaced(names: Sequence[str]) -> str:
     for name in names:
         top, *rest = name.split("/")
         alike.setdefault((top.lower() in SPLITS, len(rest)), []).append(name)
-    best = max(alike.values(), key=lambda group: (_told(group), len(group)), default=[])
+    if len(alike) < 2:
+        return ""
+    best = max(alike.values(), key=lambda group: (_told(group), len(group)))
     if _told(best) <= _told(names):
         return ""
     fitting = set(best)
