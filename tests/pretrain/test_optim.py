@@ -23,6 +23,47 @@ def test_decay_spares_batch_norm_alone(name):
     assert spared == 2 * 17 * trunks
 
 
+class PlainNorm(nn.Module):
+    """As timm's are: a plain module with a scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+
+
+class Centred(nn.LayerNorm):
+    """A norm by descent, not by its own name."""
+
+
+class ConvNormAct(nn.Module):
+    """A block that is named after the norm in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.act = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.PReLU()
+
+
+def test_a_norm_is_what_is_called_so():
+    model = nn.ModuleDict(
+        {"plain": PlainNorm(), "centred": Centred(4), "block": ConvNormAct(), "head": nn.Linear(4, 2)}
+    )
+    spared = {id(p) for p in make_optimizer(model, OptimConfig()).param_groups[1]["params"]}
+    assert {name for name, p in model.named_parameters() if id(p) in spared} == {
+        "plain.weight",
+        "centred.weight",
+        "centred.bias",
+        "block.bn.weight",
+        "block.bn.bias",
+    }
+
+
+@pytest.mark.parametrize("norm", ["RmsNorm", "RmsNorm2d", "RmsNormFp32", "RmsNormAct2d"])
+def test_timms_norms_are_spared(norm):
+    layers = pytest.importorskip("timm.layers", reason="timm is not installed")
+    groups = make_optimizer(nn.Sequential(getattr(layers, norm)(4), nn.Linear(4, 2)), OptimConfig()).param_groups
+    assert [len(group["params"]) for group in groups] == [2, len(list(getattr(layers, norm)(4).parameters()))]
+
+
 def test_steps_equal_the_formula():
     """v <- 0.9 v + (g + decay w); w <- w - lr v."""
     torch.manual_seed(0)
