@@ -2,6 +2,8 @@ import pytest
 import torch
 
 from vie import Encoder, VieError, create_model, join_streams, load, save_pretrained
+from vie.models.single import Single
+from vie.models.slow import Slow
 
 PAIRS = {
     "vie_two_pathway_s_r18": ("vie_slow_r18", 512 + 512),
@@ -52,8 +54,54 @@ def test_the_finished_networks_are_copied():
     assert not [name for name, _ in hybrid.named_parameters() if name.endswith("head.weight") and name != "head.weight"]
 
 
-def test_saved_and_loaded(tmp_path):
-    hybrid = join_streams(finished("vie_single_r18"), finished("vie_slowfast_r18"))
+def test_joining_is_repeatable_and_draws_nothing_from_the_run():
+    static, dynamic = finished("vie_single_r18"), finished("vie_slow_r18")
+    before = torch.get_rng_state()
+    first = join_streams(static, dynamic).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(7)
+    second = join_streams(static, dynamic).state_dict()
+    assert list(first) == list(second)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_the_whole_networks_are_in_the_hybrid():
+    static, dynamic = finished("vie_single_r18"), finished("vie_slowfast_r18", seed=1)
+    hybrid = join_streams(static, dynamic).state_dict()
+    parts = {"static": static.state_dict(), "dynamic": dynamic.state_dict()}
+    expected = {f"{part}.{name}": w for part, weights in parts.items() for name, w in weights.items()}
+    expected = {name: value for name, value in expected.items() if ".head." not in name}
+    assert set(hybrid) == {*expected, "head.weight", "head.bias"}
+    assert all(torch.equal(hybrid[name], value) for name, value in expected.items())
+
+
+@torch.no_grad()
+def test_the_fast_pathway_on_request():
+    static, dynamic = finished("vie_single_r18"), finished("vie_slowfast_r18", seed=1)
+    hybrid = join_streams(static, dynamic, fast=True).eval()
+    clip = torch.randn(2, 3, 16, 40, 40)
+    pooled = torch.cat([static.pooled(clip), dynamic.pooled(clip)], dim=1)
+    torch.testing.assert_close(hybrid.pooled(clip), pooled)
+    assert hybrid.num_features == hybrid.head.in_features == pooled.shape[1]
+    with torch.device("meta"):
+        assert create_model("vie_two_pathway_sf_r18", fast=True).num_features == 512 + 640 + 64
+        assert create_model("vie_two_pathway_sf_r18", fast=False).num_features == 512 + 640
+    with pytest.raises(VieError, match=r"cannot be built with .*fast"):
+        join_streams(static, finished("vie_slow_r18"), fast=True)
+
+
+def test_widths_are_the_networks_own():
+    """Not those that they were asked for by name."""
+    hybrid = join_streams(Single(8, width=4), Slow(8, width=4))
+    assert hybrid.model_name == "vie_two_pathway_s_r18"
+    assert hybrid.arguments == {"embed_dim": 8, "width": 4}
+    with pytest.raises(VieError, match="make no hybrid"):
+        join_streams(Single(8, width=4), Slow(8, width=8))
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_saved_and_loaded(tmp_path, fast):
+    hybrid = join_streams(finished("vie_single_r18"), finished("vie_slowfast_r18"), fast)
     save_pretrained(hybrid, tmp_path, hybrid.sampling)
     frames = torch.randint(0, 256, (1, 16, 40, 40, 3), dtype=torch.uint8)
     with torch.no_grad():

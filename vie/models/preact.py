@@ -81,6 +81,7 @@ class PreActResNet18(nn.Module):
     """Stem of stride 2, max-pool 3 stride 2, four stages of two blocks of ``width`` x 1, 2, 4, 8 channels.
 
     Attributes:
+        width: Channels of the stem and the first stage.
         num_features: Channels of the last activation.
     """
 
@@ -94,6 +95,7 @@ class PreActResNet18(nn.Module):
         """
         super().__init__()
         dims = plan.dims
+        self.width = width
         self.stem = conv(dims, 3, width, plan.stem, plan.over_space(2))
         pool = nn.MaxPool2d if dims == 2 else nn.MaxPool3d
         self.pool = pool(plan.over_space(3), plan.over_space(2), plan.over_space(1, over_time=0))

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from vie.errors import VieError
 from vie.models.stream import Stream
-from vie.weights import load_weights
+from vie.weights import load_weights, one_line
 
 Builder = Callable[..., Stream]
 """A class of streams, or a function that makes one from keyword arguments."""
@@ -50,21 +50,27 @@ def create_model(name: str, pretrained: str | os.PathLike[str] | None = None, **
 
     Args:
         name: One of ``list_models()``, or ``timm_`` and the name of a network in timm.
-        pretrained: A folder written by ``save_pretrained``, whose weights are loaded; None keeps the initialisation.
+        pretrained: A folder written by ``save_pretrained``, or a file of weights under the network's own names
+            (``vie.read_state_dict`` tells which kinds), whose weights are loaded; None keeps the initialisation.
         arguments: Passed to the network: ``embed_dim`` (default 128); for VIE's own, ``width`` (channels of the first
             stage, default 64; every later stage scales with it); for timm's, ``size`` (of the pictures, in pixels).
 
     Raises:
-        VieError: There is no such model, its package is missing, or the weights do not fit it.
+        VieError: There is no such model, its package is missing, it cannot be built with these arguments, or the
+            weights do not fit it.
     """
     builder = _find(name)
     for argument, value in arguments.items():
-        if isinstance(value, int) and value < 1:
+        if type(value) is int and value < 1:
             raise VieError(f"model {name!r} cannot be built with {argument}={value}: give a positive number")
     try:
         model = builder(**arguments)
-    except TypeError as error:
-        raise VieError(f"model {name!r} cannot be built with {arguments}: {error}") from error
+    except VieError:
+        raise
+    except Exception as error:  # the builders are of many libraries, and so are their errors
+        raise VieError(
+            f"model {name!r} cannot be built with {arguments} ({one_line(error)}): give it others"
+        ) from error
     model.model_name = name
     model.arguments = dict(arguments)
     if pretrained is not None:
@@ -72,7 +78,14 @@ def create_model(name: str, pretrained: str | os.PathLike[str] | None = None, **
     return model
 
 
+def class_names() -> dict[type[Stream], str]:
+    """The names of the streams that were registered as classes."""
+    return {builder: name for name, builder in _MODELS.items() if isinstance(builder, type)}
+
+
 def _find(name: str) -> Builder:
+    if not isinstance(name, str):  # it may have been read out of a card
+        raise VieError(f"{name!r} is no name of a model: give one of {', '.join(list_models())}")
     if name in _MODELS:
         return _MODELS[name]
     for prefix, family in _FAMILIES.items():

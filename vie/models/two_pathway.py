@@ -1,16 +1,19 @@
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from vie.errors import VieError
-from vie.models.preact import PreActResNet18
-from vie.models.registry import create_model, register_model
+from vie.models.preact import PreActResNet18, init_weights
+from vie.models.registry import class_names, create_model, register_model
 from vie.models.resnet3d import ResNet3D
 from vie.models.single import Single
 from vie.models.slow import Slow
 from vie.models.slowfast import SlowFast
-from vie.models.stream import TAPS, Stream
+from vie.models.stream import TAPS, Stream, global_average
+
+HEAD_SEED = 0
+"""Of the hybrids' untrained heads, so that joining the same two networks gives the same hybrid."""
 
 
 class TwoPathway(Stream):
@@ -21,6 +24,8 @@ class TwoPathway(Stream):
     """
 
     dynamic_class: ClassVar[type[Slow] | type[SlowFast] | type[ResNet3D]]
+    alone: tuple[str, ...] = ()
+    """Taps of the dynamic network that have no counterpart in the static one."""
 
     def __init__(self, embed_dim: int = 128, width: int = 64) -> None:
         static, dynamic = Single(embed_dim, width), self.dynamic_class(embed_dim, width)
@@ -32,9 +37,13 @@ class TwoPathway(Stream):
 
     def forward_features(self, clip: Tensor) -> dict[str, Tensor]:
         static, dynamic = self.static.forward_features(clip), self.dynamic.forward_features(clip)
-        return {
+        joined = {
             tap: torch.cat([part[tap].mean(dim=2, keepdim=True) for part in (static, dynamic)], dim=1) for tap in TAPS
         }
+        return joined | {tap: dynamic[tap] for tap in self.alone}
+
+    def pool(self, taps: dict[str, Tensor]) -> Tensor:
+        return torch.cat([global_average(taps[tap]) for tap in ("conv5", *self.alone)], dim=1)
 
 
 @register_model("vie_two_pathway_s_r18")
@@ -47,10 +56,22 @@ class TwoPathwayS(TwoPathway):
 
 @register_model("vie_two_pathway_sf_r18")
 class TwoPathwaySF(TwoPathway):
-    """VIE-TwoPathway-SF: VIE-Single and VIE-Slowfast, of which the slow pathway is read out."""
+    """VIE-TwoPathway-SF: VIE-Single and VIE-Slowfast, of which the slow pathway is read out.
+
+    ``fast`` joins the last activation of the fast pathway to the pooled feature, as the tap ``fast5``; VIE's hybrid
+    sees it through the lateral connections alone.
+    """
 
     sampling = SlowFast.sampling
     dynamic_class = SlowFast
+
+    def __init__(self, embed_dim: int = 128, width: int = 64, fast: bool = False) -> None:
+        super().__init__(embed_dim, width)
+        self.alone = ("fast5",) if fast else ()
+        if fast:
+            self.num_features = self.static.num_features + self.dynamic.num_features
+            self.head = nn.Linear(self.num_features, embed_dim)
+            init_weights(self.head)
 
 
 @register_model("vie_two_pathway_3d_r18")
@@ -61,33 +82,39 @@ class TwoPathway3D(TwoPathway):
     dynamic_class = ResNet3D
 
 
-def join_streams(static: Stream, dynamic: Stream) -> Stream:
-    """The hybrid of two finished networks; its head, and so its embedding, is new and untrained.
+def join_streams(static: Stream, dynamic: Stream, fast: bool = False) -> Stream:
+    """The hybrid of two finished networks; its head, and so its embedding, is new, untrained and always the same.
 
     Args:
         static: A ``vie_single_r18``.
         dynamic: A ``vie_slow_r18``, ``vie_slowfast_r18`` or ``vie_resnet3d_r18`` of the same width.
+        fast: Of a ``vie_slowfast_r18``, whether the pooled feature holds the fast pathway's channels too.
 
     Raises:
-        VieError: The two are no such pair.
+        VieError: The two are no such pair, or the dynamic one has no fast pathway.
     """
-    hybrids = {
-        "vie_slow_r18": "vie_two_pathway_s_r18",
-        "vie_slowfast_r18": "vie_two_pathway_sf_r18",
-        "vie_resnet3d_r18": "vie_two_pathway_3d_r18",
+    names = class_names()
+    hybrids: dict[type[Stream], str] = {
+        kind.dynamic_class: name for kind, name in names.items() if issubclass(kind, TwoPathway)
     }
-    widths = [stream.arguments.get("width", 64) for stream in (static, dynamic)]
-    if static.model_name != "vie_single_r18" or dynamic.model_name not in hybrids or widths[0] != widths[1]:
+    name = hybrids.get(type(dynamic))
+    if type(static) is not Single or name is None or _trunk(static).width != _trunk(dynamic).width:
         raise VieError(
-            f"{static.model_name} of width {widths[0]} and {dynamic.model_name} of width {widths[1]} make no hybrid: "
-            f"give a vie_single_r18, and one of {', '.join(hybrids)} of the same width"
+            f"{static.model_name} {static.arguments} and {dynamic.model_name} {dynamic.arguments} make no hybrid: "
+            f"give a {names[Single]}, and one of {', '.join(names[kind] for kind in hybrids)} of the same width"
         )
-    hybrid = create_model(hybrids[dynamic.model_name], embed_dim=dynamic.embed_dim, width=widths[0])
+    arguments: dict[str, Any] = {"embed_dim": dynamic.embed_dim, "width": _trunk(static).width}
+    if fast:
+        arguments["fast"] = True
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(HEAD_SEED)
+        hybrid = create_model(name, **arguments)
     for part, finished in (("static", static), ("dynamic", dynamic)):
-        weights = {name: value for name, value in finished.state_dict().items() if not name.startswith("head.")}
+        weights = {at: value for at, value in finished.state_dict().items() if not at.startswith("head.")}
         hybrid.get_submodule(part).load_state_dict(weights)
     return hybrid
 
 
-def _trunk(stream: Slow | SlowFast | ResNet3D) -> PreActResNet18:
-    return stream.slow if isinstance(stream, SlowFast) else stream.trunk
+def _trunk(stream: Stream) -> PreActResNet18:
+    """The network that a static or dynamic stream is read out of."""
+    return cast(PreActResNet18, stream.slow if isinstance(stream, SlowFast) else stream.trunk)
