@@ -62,7 +62,8 @@ def extract(model: Stream, clips: EvalClips, device: torch.device, autocast: Aut
         if len(batch.positions) == 0:
             continue
         frames = batch.frames.to(device, non_blocking=True)
-        clip = normalise(crop_resize(frames, torch.from_numpy(batch.boxes).to(device), clips.sampling.size))
+        cropped = crop_resize(frames, torch.from_numpy(batch.boxes).to(device), clips.sampling.size)
+        clip = normalise(cropped, model.mean, model.std)
         with autocast():
             pooled_parts.append(model.pooled(clip).float())
         position_parts.append(batch.positions)

@@ -1,6 +1,7 @@
 """Saving and loading of finished encoders: safetensors and a JSON card, so that nothing is ever unpickled."""
 
 import json
+import math
 import os
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from vie.errors import VieError
 from vie.files import write_atomically, write_text_atomically
 from vie.models import Stream, create_model
 from vie.video.clips import Sampling
-from vie.video.pixels import MEAN, STD, centre_boxes, crop_resize, normalise, shrink
+from vie.video.pixels import MEAN, STD, Channels, centre_boxes, crop_resize, normalise, shrink
 from vie.weights import CARD_NAME, WEIGHTS_NAME, find_encoder, one_line
 
 SHRINK_FROM = 1.25
@@ -58,7 +59,8 @@ class Encoder(nn.Module):
             frames = shrink(frames, sampling.resized)
         batch, _, height, width, _ = frames.shape
         boxes = centre_boxes(np.full(batch, height), np.full(batch, width), sampling)
-        return normalise(crop_resize(frames, torch.from_numpy(boxes).to(frames.device), sampling.size))
+        clip = crop_resize(frames, torch.from_numpy(boxes).to(frames.device), sampling.size)
+        return normalise(clip, self.model.mean, self.model.std)
 
     def forward_features(self, frames: Tensor) -> dict[str, Tensor]:
         """Taps conv1 to conv5 of uint8 frames (B, T, H, W, 3): each (B, C, T', H', W')."""
@@ -90,11 +92,20 @@ def save_pretrained(
     if not model.model_name:
         raise VieError(f"this {type(model).__name__} could not be loaded again: make it by create_model to save it")
     folder = Path(path)
-    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    # Cloned, because safetensors refuses networks that hold one tensor under several names.
+    weights = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
     content = {
         **(card or {}),
         "model": {"name": model.model_name, "arguments": model.arguments, "sampling": vars(sampling)},
-        "preprocessing": {"mean": MEAN, "std": STD, "short_side_ratio": sampling.short_side, "crop": "centre"},
+        "preprocessing": {
+            "mean": model.mean,
+            "std": model.std,
+            "short_side_ratio": sampling.short_side,
+            "crop": "centre",
+        },
     }
     text = json.dumps(content, indent=2) + "\n"
     try:
@@ -122,17 +133,28 @@ def load(source: str | os.PathLike[str]) -> Encoder:
     try:
         described = card["model"]
         model = create_model(described["name"], pretrained=folder, **described["arguments"])
+        # The first cards told no preprocessing: it was ImageNet's for every model.
+        statistics = card.get("preprocessing", {"mean": MEAN, "std": STD})
+        model.mean, model.std = _channels(statistics["mean"]), _channels(statistics["std"], above=0)
         sampling = Sampling(**described["sampling"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise VieError(f"{folder / CARD_NAME} does not describe a model ({error!r}): save the encoder again") from error
     return Encoder(model, sampling, card).eval()
+
+
+def _channels(values: Any, above: float = -math.inf) -> Channels:
+    """Three finite numbers of a card; raises ``TypeError`` or ``ValueError`` if there is anything else."""
+    red, green, blue = (float(value) for value in values)
+    if not all(above < value < math.inf for value in (red, green, blue)):
+        raise ValueError(f"{values} are no channel statistics")
+    return red, green, blue
 
 
 def _read_card(folder: Path) -> dict[str, Any]:
     path = folder / CARD_NAME
     try:
         card = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise VieError(f"{path} cannot be read ({error}): give the folder of a saved encoder") from error
     if not isinstance(card, dict):
         raise VieError(f"{path} is not a model card: give the folder of a saved encoder")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.transfer.config import Schedule, TransferConfig
@@ -14,7 +14,7 @@ from benchmarks.transfer.task import Task
 from pretrain.clips import EvalClips, TrainClips, workers_for
 from pretrain.config import OptimConfig
 from pretrain.instances import whole_videos
-from pretrain.optim import learning_rate
+from pretrain.optim import learning_rate, norm_parameters
 from pretrain.prefetch import stream
 from pretrain.readers import ClipReader
 from pretrain.timing import progress_interval
@@ -97,7 +97,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(rate, step)
         frames = batch.frames.to(bench.device, non_blocking=True)
-        clip = augment(frames, batch.drawn, bench.sampling.size, batch.boxes)
+        clip = augment(frames, batch.drawn, bench.sampling.size, batch.boxes, network.model.mean, network.model.std)
         instances = torch.from_numpy(batch.instances).to(bench.device, non_blocking=True)
         loss = summed_loss(network(clip), {column: known[instances] for column, known in labels.items()})
         optimizer.zero_grad(set_to_none=True)
@@ -138,7 +138,8 @@ def _test(bench: Bench, network: Probe | Classifier, shuffled: bool) -> Iterator
         boxes = torch.from_numpy(batch.boxes).to(bench.device)
         positions = torch.from_numpy(batch.positions).to(bench.device)
         seen[positions] = True
-        for key, logits in network(normalise(crop_resize(frames, boxes, bench.sampling.size))).items():
+        clip = crop_resize(frames, boxes, bench.sampling.size)
+        for key, logits in network(normalise(clip, network.model.mean, network.model.std)).items():
             if key not in sums:
                 sums[key] = torch.zeros(len(seen), logits.shape[1], device=bench.device)
             sums[key].index_add_(0, positions, logits.float().softmax(dim=1))
@@ -161,8 +162,7 @@ def _shuffle(frames: Tensor, seed: int) -> Tensor:
 
 def _optimizer(network: Probe | Classifier, schedule: Schedule) -> torch.optim.SGD:
     """SGD that decays the linear heads, and the trunk's weights too if the schedule says so."""
-    norms = (nn.BatchNorm2d, nn.BatchNorm3d)
-    exempt = {id(p) for m in network.model.modules() if isinstance(m, norms) for p in m.parameters()}
+    exempt = norm_parameters(network.model)
     trunk = [p for p in network.model.parameters() if p.requires_grad]
     decayed = [p for p in trunk if schedule.decay_all and id(p) not in exempt]
     kept = [p for p in trunk if not (schedule.decay_all and id(p) not in exempt)]

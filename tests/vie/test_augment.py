@@ -269,6 +269,17 @@ def test_normalise():
     torch.testing.assert_close(normalise(clip + torch.tensor(STD).view(3, 1, 1, 1)), torch.ones(2, 3, 4, 5, 5))
 
 
+def test_pixels_are_normalised_by_the_streams_own_statistics():
+    frames, drawn = pictures(4, 2, 40, 40), drawn_for(32, 4, 40, 40)
+    plain = augment(frames, drawn, 32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    assert plain.min() >= 0
+    assert plain.max() <= 1
+    assert torch.equal(augment(frames, drawn, 32), normalise(plain))
+    own = {"mean": (0.5, 0.4, 0.3), "std": (0.1, 0.2, 0.4)}
+    expected = (plain.double() - torch.tensor(own["mean"]).view(3, 1, 1, 1)) / torch.tensor(own["std"]).view(3, 1, 1, 1)
+    torch.testing.assert_close(augment(frames, drawn, 32, **own), expected.float())
+
+
 class TestReaders:
     """What the reader leaves away makes no difference."""
 

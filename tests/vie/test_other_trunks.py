@@ -1,5 +1,6 @@
 import importlib.util
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -231,6 +232,27 @@ def test_channels_last_changes_no_result(name):
         before = model(clip)
         use_channels_last(model, torch.device("cpu"))
         torch.testing.assert_close(model(clip), before, atol=1e-4, rtol=0)
+
+
+@torchvisions
+def test_torchvisions_statistics(builder):
+    model = create_model(f"torchvision_{builder}")
+    weights = video.__dict__[
+        {"r3d_18": "R3D_18", "mc3_18": "MC3_18", "r2plus1d_18": "R2Plus1D_18"}[builder] + "_Weights"
+    ]
+    own = weights.KINETICS400_V1.transforms()
+    assert (list(model.mean), list(model.std)) == (own.mean, own.std)
+
+
+@NEEDS["pytorchvideo"]
+@pytest.mark.parametrize("name", ["slow_r50", "slowfast_r50", "x3d_xs"])
+def test_pytorchvideos_statistics(name):
+    """Written in its transforms, which do not import beside a current torchvision: so their source is read."""
+    model = create_model(f"pytorchvideo_{name}")
+    found = importlib.util.find_spec("pytorchvideo")
+    source = Path(found.origin).with_name("transforms") / "transforms_factory.py"
+    for name, own in (("mean", model.mean), ("std", model.std)):
+        assert f"video_{name}: Tuple[float, float, float] = {own}," in source.read_text()
 
 
 def test_they_are_listed():

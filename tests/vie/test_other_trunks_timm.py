@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.vie.test_other_trunks import classified, give_weights, shake, size_of
-from vie import Sampling, VieError, create_model
+from vie import Sampling, VieError, create_model, load, save_pretrained
 
 timm = pytest.importorskip("timm", reason="timm is not installed")
 
@@ -121,10 +121,58 @@ def test_network_of_a_fixed_size():
     name = "timm_mixer_s32_224"
     with torch.no_grad():
         assert create_model(name, size=64).eval()(clip(64)).shape == (2, 128)
-        with pytest.raises(VieError, match=rf"{name} refuses pictures of 64x64 pixels .*224.*data\.size.*size=PIXELS"):
+        with pytest.raises(VieError, match=rf"{name} fails on pictures of 64x64 pixels .*224.*data\.size.*size=PIXELS"):
             create_model(name).eval()(clip(64))
         with pytest.raises(VieError, match=r"60x60 pixels .*divisible by patch size"):
             create_model(VIT).eval()(clip(60))
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "mvitv2_tiny"])  # a RuntimeError and an IndexError of timm's
+def test_sizes_that_timm_refuses_in_other_words(name):
+    with pytest.raises(VieError, match=rf"timm_{name} fails on pictures of 100x100 pixels .*: give it its own 224"):
+        create_model(f"timm_{name}", size=100).eval()(clip(100, batch=1))
+
+
+@pytest.mark.parametrize("name", ["xcit_nano_12_p8_224", "nest_tiny"])
+def test_sizes_that_timm_does_not_build(name):
+    with pytest.raises(VieError, match=rf"'timm_{name}' cannot be built with .*'size': 100.* \(.*\): give it others"):
+        create_model(f"timm_{name}", size=100)
+
+
+def test_lack_of_memory_is_not_taken_for_a_wrong_size(monkeypatch):
+    def fail(*_arguments, **_options):
+        raise torch.OutOfMemoryError("no memory")
+
+    model = create_model("timm_resnet18")
+    monkeypatch.setattr(model.trunk, "forward_intermediates", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        model(clip(64))
+
+
+def test_network_that_cannot_normalise_its_taps():
+    peer, model = shake(timm.create_model("hiera_tiny_224", num_classes=7)), create_model("timm_hiera_tiny_224").eval()
+    give_weights(peer, model)
+    pictures = clip(224, batch=1)
+    with torch.no_grad():
+        torch.testing.assert_close(model.pooled(pictures), classified(peer, peer.head.fc, pictures[:, :, 0]))
+        taps = model.forward_features(pictures)
+    assert list(taps) == ["conv2", "conv3", "conv4", "conv5", "head"]
+    assert [tap.shape[1] for tap in taps.values()] == [96, 192, 384, 768, 768]
+
+
+def test_tensors_under_several_names_are_saved(tmp_path):
+    model = shake(create_model("timm_coat_tiny"))
+    assert len({value.data_ptr() for value in model.state_dict().values()}) < len(model.state_dict())
+    save_pretrained(model, tmp_path, model.sampling)
+    loaded = load(tmp_path).model
+    with torch.no_grad():
+        assert torch.equal(loaded(clip(224, batch=1)), model(clip(224, batch=1)))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "mobilevit_xxs"])
+def test_pixels_are_normalised_as_those_of_its_weights(name):
+    model, known = create_model(f"timm_{name}"), timm.get_pretrained_cfg(name)
+    assert (model.mean, model.std) == (known.mean, known.std)
 
 
 def test_unknown_network():

@@ -15,6 +15,10 @@ from vie.models.slowfast import ALPHA
 from vie.models.stream import TAPS, Stream, global_average
 from vie.video.clips import Sampling
 
+# PyTorchVideo's own (pytorchvideo.transforms.create_video_transform: video_mean and video_std).
+MEAN = (0.45, 0.45, 0.45)
+STD = (0.225, 0.225, 0.225)
+
 
 def build(name: str) -> Any:
     """A network of PyTorchVideo by its name there, with random weights; ``VieError`` if the package is missing."""
@@ -30,6 +34,7 @@ class SlowR50(Stream):
     """PyTorchVideo's Slow 8x8 ResNet-50: the slow pathway of SlowFast (ICCV 2019) alone."""
 
     sampling = Sampling(frames=8, stride=8, fps=30.0, size=224)
+    mean, std = MEAN, STD
 
     def __init__(self, embed_dim: int = 128) -> None:
         trunk = build("slow_r50")
@@ -51,6 +56,7 @@ class SlowFastR50(Stream):
     """
 
     sampling = Sampling(frames=32, stride=2, fps=30.0, size=224)
+    mean, std = MEAN, STD
 
     def __init__(self, embed_dim: int = 128) -> None:
         trunk = build("slowfast_r50")
@@ -77,6 +83,8 @@ class X3D(Stream):
     Its own way from the last tap to the pooled feature is kept: a convolution, the mean over time and space, and a
     second convolution.
     """
+
+    mean, std = MEAN, STD
 
     def __init__(self, builder: str, sampling: Sampling, /, embed_dim: int = 128) -> None:
         trunk = build(builder)

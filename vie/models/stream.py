@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from vie.models.preact import init_weights
 from vie.video.clips import Sampling
+from vie.video.pixels import MEAN, STD, Channels
 
 TAPS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 
@@ -17,12 +18,17 @@ class Stream(nn.Module):
 
     Attributes:
         sampling: The clip that the model wants.
+        mean, std: Channel statistics that its pixels, in [0, 1], are normalised by; VIE's are ImageNet's.
+        heads: Names of the modules behind the trunk: those that weights of another stream need not bring.
         num_features: Channels of the pooled feature.
         embed_dim: Dimensions of the embedding.
         arguments: What ``create_model`` was called with; enough to build the same network again.
     """
 
     sampling: Sampling
+    mean: Channels = MEAN
+    std: Channels = STD
+    heads: tuple[str, ...] = ("head",)
 
     def __init__(self, num_features: int, embed_dim: int) -> None:
         super().__init__()
@@ -37,7 +43,7 @@ class Stream(nn.Module):
         """Activations of the trunk.
 
         Args:
-            clip: (B, 3, T, H, W) float, normalised.
+            clip: (B, 3, T, H, W) float, normalised by ``mean`` and ``std``.
 
         Returns:
             The taps conv1 to conv5 by name, each (B, C, T', H', W'); VIE's read-outs sit on these.

@@ -4,6 +4,7 @@ import difflib
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vie.errors import VieError
@@ -11,6 +12,7 @@ from vie.models.registry import register_family, register_model
 from vie.models.single import frame_taps
 from vie.models.stream import TAPS, Stream, global_average
 from vie.video.clips import Sampling
+from vie.weights import one_line
 
 
 @register_family("timm_")
@@ -21,8 +23,9 @@ class TimmImages(Stream):
     would classify: pooled tokens, a class token, or pooled maps, as the network has it.
 
     The taps are spread evenly over the stages or blocks that timm names, and ``conv5`` is the last of them; a network
-    of fewer than five stages has the last taps only. Tokens become maps, normalised as the network's last are. ``head``
-    is the network's own pooled feature of every frame.
+    of fewer than five stages has the last taps only. Tokens become maps, normalised as the network's last are where
+    timm can. ``head`` is the network's own pooled feature of every frame. ``mean`` and ``std`` are those of its weights
+    in timm.
     """
 
     def __init__(self, name: str, /, embed_dim: int = 128, size: int | None = None) -> None:
@@ -40,6 +43,7 @@ class TimmImages(Stream):
         trunk = build(name, size)
         super().__init__(num_features=trunk.head_hidden_size, embed_dim=embed_dim)
         self.trunk = trunk
+        self.mean, self.std = (tuple(trunk.pretrained_cfg[name]) for name in ("mean", "std"))
         self.sampling = Sampling(frames=1, stride=1, fps=25.0, size=size or trunk.pretrained_cfg["input_size"][-1])
         count = len(trunk.feature_info)
         self.taken = sorted({-(-count * part // len(TAPS)) - 1 for part in range(1, len(TAPS) + 1)})
@@ -53,14 +57,23 @@ class TimmImages(Stream):
 
     def _see(self, images: Tensor) -> list[Tensor]:
         try:
-            last, maps = self.trunk.forward_intermediates(images, indices=self.taken, norm=True)
+            last, maps = self._intermediates(images)
             return [*maps, self.trunk.forward_head(last, pre_logits=True)[:, :, None, None]]
-        except AssertionError as error:  # so timm refuses pictures of a wrong size
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # every network of timm refuses pictures of a wrong size in its own words
             height, width = images.shape[-2:]
             raise VieError(
-                f"{self.model_name} refuses pictures of {width}x{height} pixels ({error}): "
-                f"give it {self.sampling.size} (data.size in a run), or build it for others by size=PIXELS"
+                f"{self.model_name} fails on pictures of {width}x{height} pixels ({one_line(error)}): give it its own "
+                f"{self.trunk.pretrained_cfg['input_size'][-1]} (data.size in a run), build it for others by "
+                "size=PIXELS, or take another network"
             ) from error
+
+    def _intermediates(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        try:
+            return self.trunk.forward_intermediates(images, indices=self.taken, norm=True)
+        except AssertionError:  # Hiera's first word is that it cannot normalise what lies before its end
+            return self.trunk.forward_intermediates(images, indices=self.taken)
 
 
 def build(name: str, size: int | None) -> Any:

@@ -17,6 +17,9 @@ class TorchvisionVideo(Stream):
     """
 
     sampling = Sampling(frames=16, stride=1, fps=15.0, size=112)
+    # Those of Kinetics-400, as torchvision's weights have them (R3D_18_Weights.KINETICS400_V1.transforms()).
+    mean = (0.43216, 0.394666, 0.37645)
+    std = (0.22803, 0.22145, 0.216989)
 
     def __init__(self, builder: str, /, embed_dim: int = 128) -> None:
         trunk = getattr(video, builder)(weights=None)

@@ -51,6 +51,8 @@ class RelationTRN(TRN):
     The release draws up to 8 tuples of each length at random; four frames have no more than 6, so all are taken.
     """
 
+    heads = ("head", "relations")
+
     def __init__(self, embed_dim: int = 128, width: int = 64) -> None:
         super().__init__(embed_dim, width)
         channels = 8 * width

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vie.errors import VieError
 from vie.video.crops import corner_boxes, resized_boxes
-from vie.video.pixels import Boxes, crop_boxes, crop_resize, normalise
+from vie.video.pixels import MEAN, STD, Boxes, Channels, crop_boxes, crop_resize, normalise
 
 GREY = (0.299, 0.587, 0.114)
 ORDERS = np.array(list(itertools.permutations(range(4))))
@@ -151,7 +151,9 @@ def _draw_boxes(
     return crop_boxes(height, width, short_side, size, u[:, 1:3])
 
 
-def augment(frames: Tensor, drawn: Draw, size: int, boxes: Boxes | None = None) -> Tensor:
+def augment(
+    frames: Tensor, drawn: Draw, size: int, boxes: Boxes | None = None, mean: Channels = MEAN, std: Channels = STD
+) -> Tensor:
     """Applies a draw.
 
     Args:
@@ -159,6 +161,8 @@ def augment(frames: Tensor, drawn: Draw, size: int, boxes: Boxes | None = None) 
         drawn: For these B clips.
         size: Side of the result.
         boxes: Crops in pixels of ``frames`` where these are not whole pictures; None takes the draw's own.
+        mean: Of the stream, for the normalisation.
+        std: Of the stream, for the normalisation.
 
     Returns:
         (B, 3, T, size, size) float32, normalised.
@@ -170,7 +174,7 @@ def augment(frames: Tensor, drawn: Draw, size: int, boxes: Boxes | None = None) 
     clip = jitter(clip, drawn.factors, drawn.order)
     if drawn.grey.any():
         clip = torch.where((packed[:, 5] > 0).view(-1, 1, 1, 1, 1), _grey(clip), clip)
-    return normalise(clip)
+    return normalise(clip, mean, std)
 
 
 def jitter(clip: Tensor, factors: npt.NDArray[np.float32], order: npt.NDArray[np.int64]) -> Tensor:

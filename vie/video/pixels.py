@@ -10,8 +10,11 @@ from torch import Tensor
 
 from vie.video.clips import Sampling
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+Channels = tuple[float, float, float]
+"""One number for each of red, green and blue."""
+
+MEAN: Channels = (0.485, 0.456, 0.406)
+STD: Channels = (0.229, 0.224, 0.225)
 """ImageNet's channel statistics, for pixels in [0, 1] (VIE's input)."""
 
 Boxes = npt.NDArray[np.float32]
@@ -80,13 +83,12 @@ def shrink(frames: Tensor, short_side: int) -> Tensor:
     return images.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).unflatten(0, frames.shape[:2])
 
 
-def normalise(clip: Tensor) -> Tensor:
-    """Subtracts ``MEAN`` and divides by ``STD``: (B, 3, T, H, W) in [0, 1] to the same shape."""
-    mean, std = (_channels(values, clip.device) for values in (MEAN, STD))
-    return (clip - mean) / std
+def normalise(clip: Tensor, mean: Channels = MEAN, std: Channels = STD) -> Tensor:
+    """Subtracts the mean and divides by the standard deviation: (B, 3, T, H, W) in [0, 1] to the same shape."""
+    return (clip - _channels(mean, clip.device)) / _channels(std, clip.device)
 
 
 @functools.lru_cache
-def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+def _channels(values: Channels, device: torch.device) -> Tensor:
     # Kept, because making it anew would wait for the device at every step.
     return torch.tensor(values, device=device).view(-1, 1, 1, 1)
