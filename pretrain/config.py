@@ -15,14 +15,17 @@ class ModelConfig:
         embed_dim: Dimensions of the embedding.
         width: Channels of the first stage of VIE's own networks, every later stage scales with it; null is the
             network's own.
-        start: A saved encoder that the training begins from, as far as names and shapes match (VIE-TRN begins from
-            a finished VIE-Single); null begins from random weights.
+        start: A saved encoder, or a file of weights (.safetensors, or torch.save's .pth or .pt), that the training
+            begins from (VIE-TRN begins from a finished VIE-Single): it must fill the whole trunk by names and shapes;
+            heads that it does not fit are new. null begins from random weights.
+        start_prefix: Put before the names in start: "trunk." for weights of torchvision, PyTorchVideo or timm.
     """
 
     name: str = "vie_resnet3d_r18"
     embed_dim: int = 128
     width: int | None = None
     start: str | None = None
+    start_prefix: str = ""
 
     def arguments(self) -> dict[str, Any]:
         """What ``vie.create_model`` takes besides the name; other libraries' networks know no width."""

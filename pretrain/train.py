@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import json
-import logging
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -30,13 +29,11 @@ from pretrain.runtime import (
     use_channels_last,
 )
 from pretrain.settings import dump_config, flatten
+from pretrain.start import begin_from
 from pretrain.timing import Stopwatch, progress_interval
-from vie import VieError, create_model, load_matching
+from vie import VieError, create_model
 from vie.files import write_text_atomically
 from vie.video import augment
-from vie.weights import read_weights
-
-logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.yaml"
 
@@ -84,9 +81,7 @@ class Trainer:
         self.start: str | None = None
         self._resume()
         if config.model.start and self.step == 0:
-            match = load_matching(self.model, read_weights(config.model.start))
-            self.start = str(match)
-            logger.warning("the training begins from %s: %s", config.model.start, match)
+            self.start = str(begin_from(self.model, config.model.start, config.model.start_prefix))
         with _enough_memory(self.device):
             reader = open_reader(self.corpus, config.data, self.device)
             clip = self.method.sampling(sampling)
@@ -190,7 +185,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config.optim, self.step)
         frames = batch.frames.to(self.device, non_blocking=True)
-        clip = augment(frames, batch.drawn, self.clips.sampling.size, batch.boxes)
+        size, mean, std = self.clips.sampling.size, self.model.mean, self.model.std
+        clip = augment(frames, batch.drawn, size, batch.boxes, mean, std)
         instances = torch.from_numpy(batch.instances).to(self.device, non_blocking=True)
         taken, target = self.method.inputs(clip, instances, self.step)
         output = self.forward(taken)

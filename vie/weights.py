@@ -1,11 +1,13 @@
-"""The two files of a saved encoder: where they are, and how weights get into a network."""
+"""Where weights are: the files of a saved encoder, or anyone's; and how they get into a network."""
 
 import os
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
+import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -13,6 +15,12 @@ from vie.errors import VieError
 
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "card.json"
+
+FILES = (".safetensors", ".pth", ".pt")
+"""Names that end so are of files of weights, not of folders or of encoders on the hub."""
+
+WRAPPERS = ("state_dict", "model_state", "model")
+"""Where training frameworks put the weights in their checkpoints (Lightning, PyTorchVideo, timm and torchvision)."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +44,13 @@ class Match:
         for what in ("missing", "unexpected", "misshapen"):
             names: tuple[str, ...] = getattr(self, what)
             if names:
-                more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-                parts.append(f"{len(names)} {what} ({', '.join(names[:5])}{more})")
+                parts.append(f"{len(names)} {what} ({list_names(names)})")
         return "; ".join(parts)
+
+
+def list_names(names: Sequence[str]) -> str:
+    """The first five of some names, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def load_matching(model: nn.Module, weights: Mapping[str, Tensor], prefix: str = "") -> Match:
@@ -51,7 +63,7 @@ def load_matching(model: nn.Module, weights: Mapping[str, Tensor], prefix: str =
             the stream that holds such a network.
 
     Raises:
-        VieError: None does.
+        VieError: None does but scalars and vectors: a norm's or a bias's length fits many networks and carries little.
     """
     weights = {prefix + name: value for name, value in weights.items()}
     own = model.state_dict()
@@ -63,30 +75,62 @@ def load_matching(model: nn.Module, weights: Mapping[str, Tensor], prefix: str =
         tuple(name for name in weights if name not in own),
         tuple(name for name in shared if own[name].shape != weights[name].shape),
     )
-    if not loaded:
-        raise VieError(f"no tensor fits ({match}): rename the weights to the network's own names, or give a prefix")
+    if not any(own[name].ndim > 1 for name in loaded):
+        raise VieError(f"no weights fit ({match}): rename the weights to the network's own names, or give a prefix")
     model.load_state_dict({name: weights[name] for name in loaded}, strict=False)
     return match
 
 
-def read_weights(source: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The weights of a saved encoder; raises ``VieError`` if they cannot be read."""
-    path = find_encoder(source) / WEIGHTS_NAME
+def read_state_dict(source: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Weights by name, on the CPU.
+
+    Of a checkpoint that holds them as ``state_dict``, ``model_state`` or ``model``, these are taken. The ``module.``
+    that PyTorch's wrappers for several devices put before names is taken off.
+
+    Args:
+        source: A saved encoder (its folder or its id on the hub), a ``.safetensors`` file, or a file of ``torch.save``
+            (``.pth``, ``.pt``), of which nothing but tensors and plain containers is unpickled.
+
+    Raises:
+        VieError: There is no such file, it cannot be read or would run code, or it holds something else than tensors.
+    """
+    path = _weights_file(source)
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise VieError(f"{path} cannot be read ({error}): copy or save the encoder again") from error
+        content = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
+    except Exception as error:  # damaged and hostile files raise errors of many kinds
+        raise VieError(
+            f"{path} cannot be read as weights ({one_line(error)}): copy it again, or save a state dict alone"
+        ) from error
+    for wrapper in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not content:
+        raise VieError(f"{path} holds no weights by name: save a network's state_dict() there")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise VieError(f"{path} holds a {type(value).__name__} as {name!r}, no tensor: save the state dict alone")
+    return {name.removeprefix("module."): value for name, value in content.items()}
 
 
 def load_weights(model: nn.Module, source: str | os.PathLike[str]) -> None:
-    """Copies the weights of a saved encoder into a network of the same shape; raises ``VieError`` if it differs."""
-    weights = read_weights(source)
+    """Copies saved weights into a network of the same shape; raises ``VieError`` if it differs."""
+    weights = read_state_dict(source)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        path = find_encoder(source) / WEIGHTS_NAME
         name = getattr(model, "model_name", type(model).__name__)
-        raise VieError(f"{path} does not fit {name}: {one_line(error)}") from error
+        raise VieError(f"{_weights_file(source)} does not fit {name}: {one_line(error)}") from error
+
+
+def _weights_file(source: str | os.PathLike[str]) -> Path:
+    path = Path(source)
+    named = path.suffix in FILES and not path.is_dir()
+    return path if named or path.is_file() else find_encoder(source) / WEIGHTS_NAME
+
+
+def _unpickle(path: Path) -> Any:
+    # Files in PyTorch's format before 1.6 are no archives, and cannot be mapped.
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
 def find_encoder(source: str | os.PathLike[str]) -> Path:
