@@ -2,24 +2,17 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pretrain.cli import guard
 from pretrain.commands import CommandParser
 from vie.errors import VieError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command; a fault that the user can mend is one line on stderr and exit status 1."""
-    try:
-        run(sys.argv[1:] if arguments is None else arguments)
-    except VieError as error:
-        print(f"vie-bench: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("vie-bench: stopped", file=sys.stderr)
-        sys.exit(130)
+    """Runs one command of ``vie-bench``."""
+    guard("vie-bench", run, arguments)
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -58,6 +51,8 @@ def _transfer(parsed: argparse.Namespace) -> None:
     from benchmarks.transfer.results import evaluate, read_results
     from benchmarks.transfer.table import tables
 
+    if not parsed.checkpoints:
+        raise VieError("no checkpoint is given: name the folder or hub id of a saved encoder")
     overrides = list(parsed.settings)
     if parsed.data:
         overrides.append(f"data.path={parsed.data}")

@@ -39,6 +39,12 @@ RANGES: dict[str, tuple[float, float]] = {
     **{f"{group}.steps": (0, math.inf) for group in ("instance_recognition", "local_aggregation", "baseline")},
     **{f"optim.{name}": (0, math.inf) for name in ("lr", "momentum", "weight_decay")},
     **{f"monitor.{name}_every": (0, math.inf) for name in ("log", "knn", "evaluate", "checkpoint")},
+    "data.clips": (1, math.inf),
+    **{
+        f"{mode}.{name}": (0, math.inf)
+        for mode in ("linear", "finetune", "scratch")
+        for name in ("steps", "lr", "momentum", "weight_decay", "test_every")
+    },
 }
 """Least and greatest values that make sense."""
 

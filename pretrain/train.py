@@ -99,7 +99,7 @@ class Trainer:
             steps=config.total_steps,
             views=self.method.views,
         )
-        provenance = {
+        provenance: dict[str, object] = {
             "method": self.method.citation,
             "embedding": "trained" if self.method.embeds else "untrained",
             **({"start": self.start} if self.start else {}),

@@ -12,7 +12,7 @@ from vie.models import Stream, create_model, join_streams, list_models
 from vie.neighbours import nearest
 from vie.objectives import instance_recognition_loss, local_aggregation_loss
 from vie.video.clips import Sampling
-from vie.weights import load_matching
+from vie.weights import load_matching, read_state_dict
 
 __all__ = [
     "Encoder",
@@ -30,5 +30,6 @@ __all__ = [
     "load_matching",
     "local_aggregation_loss",
     "nearest",
+    "read_state_dict",
     "save_pretrained",
 ]

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pretrain.config import KnnConfig, RuntimeConfig
+from pretrain.config import KnnConfig
 from pretrain.settings import parse_settings
+from vie import VieError
 from vie.video.augment import Augmentation
 
 TASKS = Path(__file__).parent / "tasks"
@@ -42,25 +43,43 @@ class TaskData:
 
 
 @dataclass
+class TaskRuntime:
+    """Where and how the steps run.
+
+    Attributes:
+        device: "auto" takes a GPU if there is one.
+        precision: Of the trunk: "bf16" is autocast; "auto" takes it where the device computes in it.
+        channels_last: Memory layout of weights and activations.
+    """
+
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    channels_last: bool = True
+
+
+@dataclass
 class Schedule:
     """SGD over so many steps.
 
     Attributes:
-        steps: Of training.
+        steps: Of training; 0 if the task has no schedule for this mode.
         lr: Learning rate.
         momentum: Not Nesterov's.
         weight_decay: On the linear heads alone, unless ``decay_all``.
         decay_all: Whether the trunk is decayed too; batch norm never is.
+        standardise: Whether what a linear layer reads is standardised over the clips of training (batch norm without
+            weights) and divided by the root of its dimensions, so that one learning rate suits every layer.
         drops: Steps at which the learning rate falls to a tenth.
         test_every: Steps between two tests; 0 tests at the end alone.
     """
 
-    steps: int = 30_000
+    steps: int = 0
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 1e-4
     decay_all: bool = False
-    drops: list[int] = field(default_factory=lambda: [15_000, 25_000])
+    standardise: bool = False
+    drops: list[int] = field(default_factory=list)
     test_every: int = 0
 
 
@@ -70,7 +89,7 @@ class TransferConfig:
 
     Attributes:
         task: Its name, for the results.
-        seed: Of new weights, the data order and the augmentation.
+        seed: Of new weights, the data order and the augmentation; null takes the seed of the encoder's own training.
         modes: What is measured: "knn" (nearest neighbours and logistic regression of averaged features), "linear"
             (read-outs of the frozen trunk's layers), "random" (the same of new weights), "finetune" (all layers, from
             the encoder's weights), "scratch" (all layers, from new weights).
@@ -84,7 +103,7 @@ class TransferConfig:
     """
 
     task: str = "task"
-    seed: int = 0
+    seed: int | None = None
     modes: list[Literal["knn", "linear", "random", "finetune", "scratch"]] = field(
         default_factory=lambda: ["knn", "linear"]
     )
@@ -94,9 +113,22 @@ class TransferConfig:
     linear: Schedule = field(default_factory=Schedule)
     finetune: Schedule = field(default_factory=Schedule)
     scratch: Schedule = field(default_factory=Schedule)
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    runtime: TaskRuntime = field(default_factory=TaskRuntime)
 
 
 def parse_task(task: str, overrides: Sequence[str] = ()) -> TransferConfig:
-    """The task of a name in ``tasks/``, or of a YAML file, with ``key=value`` over it."""
-    return parse_settings(TransferConfig, [task], overrides, TASKS)
+    """The task of a name in ``tasks/``, or of a YAML file, with ``key=value`` over it.
+
+    Raises:
+        VieError: A setting is unknown, wrong or makes no sense.
+    """
+    config = parse_settings(TransferConfig, [task], overrides, TASKS)
+    if config.data.train_split == config.data.test_split:
+        raise VieError(f"data.train_split and data.test_split are both {config.data.test_split!r}: give two splits")
+    if not config.modes:
+        raise VieError("no mode is asked for: give --mode knn, linear, random, finetune or scratch")
+    for mode in ("linear", "finetune", "scratch"):
+        schedule: Schedule = getattr(config, mode)
+        if late := [drop for drop in schedule.drops if schedule.steps and not 0 <= drop < schedule.steps]:
+            raise VieError(f"{mode}.drops={late} lie outside the {schedule.steps} steps: set {mode}.drops too")
+    return config

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.transfer.table import Content, Record, by_seed, collect
+from benchmarks.transfer.table import Content, Record, by_seed, pick
 
 
 def draw_comparison(contents: list[Content], readout: str, out: Path) -> list[Path]:
@@ -21,7 +21,7 @@ def draw_comparison(contents: list[Content], readout: str, out: Path) -> list[Pa
     Returns:
         The files.
     """
-    records = [record for record in collect(contents) if f"{record.readout} {record.place}" == readout]
+    records = pick(contents, readout)
     out.mkdir(parents=True, exist_ok=True)
     files = []
     for task, split in sorted({record[:2] for record in records}):

@@ -13,14 +13,14 @@ from benchmarks.transfer.networks import Classifier, Probe
 from benchmarks.transfer.training import Bench, Score, train
 from pretrain.evaluate import extract
 from pretrain.runtime import autocast_to, use_channels_last
-from vie import Stream, create_model, knn_scores
+from vie import Stream, VieError, create_model, knn_scores
 from vie.linear import linear_readout
 
 Row = dict[str, Any]
 
 
 def knn(bench: Bench, model: Stream) -> list[Row]:
-    """Nearest neighbours of the pooled features and of the embeddings, and logistic regression on the former.
+    """Nearest neighbours of the pooled features and of trained embeddings, and logistic regression on the former.
 
     Features are averaged over the clips of a video; nothing is drawn by chance.
     """
@@ -34,13 +34,16 @@ def knn(bench: Bench, model: Stream) -> list[Row]:
         kept, tested = labels[known.videos] >= 0, labels[asked.videos] >= 0
         train_labels, test_labels = labels[known.videos][kept], labels[asked.videos][tested]
         pooled = known.pooled[kept], asked.pooled[tested]
-        embedded = model.embed(pooled[0]), model.embed(pooled[1])
         unit = F.normalize(pooled[0], dim=1), F.normalize(pooled[1], dim=1)
-        for layer, readout, scores in (
+        readouts = [
             ("pooled", "knn", vote(unit[1], unit[0], train_labels, len(classes))),
-            ("embedding", "knn", vote(embedded[1], embedded[0], train_labels, len(classes))),
             ("pooled", "logistic", linear_readout(pooled[0], train_labels, len(classes))(pooled[1])),
-        ):
+        ]
+        if bench.embeds:
+            with torch.no_grad():
+                embedded = model.embed(pooled[0]), model.embed(pooled[1])
+            readouts.append(("embedding", "knn", vote(embedded[1], embedded[0], train_labels, len(classes))))
+        for layer, readout, scores in readouts:
             ranked = scores.topk(min(5, len(classes)), dim=1).indices == test_labels[:, None]
             top1, top5 = (100 * ranked[:, :count].any(dim=1).float().mean().item() for count in (1, 5))
             rows.append(_row(bench, column, layer, "avg", readout, top1=top1, top5=top5, videos=len(test_labels)))
@@ -49,11 +52,13 @@ def knn(bench: Bench, model: Stream) -> list[Row]:
 
 def linear(bench: Bench, model: Stream) -> list[Row]:
     """Linear read-outs of every layer of the frozen trunk, flattened and pooled, trained together."""
-    torch.manual_seed(bench.config.seed)
+    torch.manual_seed(bench.seed)
     frames, size = bench.sampling.frames, bench.sampling.size
     example = torch.zeros(1, 3, frames, size, size, device=bench.device)
     autocast = autocast_to(bench.config.runtime.precision, bench.device)
-    return _trained(bench, Probe(model, bench.task.classes, example, autocast), bench.config.linear, "linear")
+    schedule = bench.config.linear
+    probe = Probe(model, bench.task.classes, example, autocast, schedule.standardise)
+    return _trained(bench, probe, schedule, "linear")
 
 
 def random(bench: Bench, model: Stream) -> list[Row]:
@@ -84,7 +89,7 @@ MODES: dict[str, Callable[[Bench, Stream], list[Row]]] = {
 
 def renewed(bench: Bench, model: Stream) -> Stream:
     """A network of the same make with new weights, drawn from the seed."""
-    torch.manual_seed(bench.config.seed)
+    torch.manual_seed(bench.seed)
     fresh = create_model(model.model_name, None, **model.arguments).to(bench.device).eval()
     if bench.config.runtime.channels_last:
         use_channels_last(fresh, bench.device)
@@ -95,12 +100,16 @@ def _whole(bench: Bench, start: Callable[[], Stream], schedule: Schedule, readou
     autocast = autocast_to(bench.config.runtime.precision, bench.device)
     rows: list[Row] = []
     for column, classes in bench.task.classes.items():
-        torch.manual_seed(bench.config.seed)
+        torch.manual_seed(bench.seed)
         rows += _trained(bench, Classifier(start(), column, classes, autocast), schedule, readout)
     return rows
 
 
 def _trained(bench: Bench, network: Probe | Classifier, schedule: Schedule, readout: str) -> list[Row]:
+    if schedule.steps < 1:
+        raise VieError(
+            f"task {bench.config.task!r} has no schedule for this mode: set {readout}.steps and {readout}.lr"
+        )
     tests: dict[int, list[Score]] = {}
     train(bench, network, schedule, tests.__setitem__)
     rows = []

@@ -16,14 +16,21 @@ Logits = dict[tuple[str, Place], Tensor]
 class Probe(nn.Module):
     """Linear read-outs of every layer of a frozen trunk, which stays in eval mode whatever becomes of the rest."""
 
-    def __init__(self, model: Stream, classes: dict[str, list[str]], example: Tensor, autocast: Autocast) -> None:
+    def __init__(
+        self,
+        model: Stream,
+        classes: dict[str, list[str]],
+        example: Tensor,
+        autocast: Autocast,
+        standardise: bool = False,
+    ) -> None:
         """Sizes the read-outs by one clip (1, 3, T, H, W)."""
         super().__init__()
         self.model = model.requires_grad_(False).eval()
         self.autocast = autocast
         with torch.no_grad():
             dims = {place: read.shape[1] for place, read in features(model, example).items()}
-        self.readouts = Readouts(dims, classes).to(example.device)
+        self.readouts = Readouts(dims, classes, standardise).to(example.device)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

@@ -63,20 +63,31 @@ def flatten(tap: Tensor) -> Tensor:
 class Readouts(nn.Module):
     """One linear layer for every place and label column; the losses of all are summed, so that each learns alone."""
 
-    def __init__(self, dims: Mapping[Place, int], classes: Mapping[str, list[str]]) -> None:
+    def __init__(self, dims: Mapping[Place, int], classes: Mapping[str, list[str]], standardise: bool = False) -> None:
+        """Draws new layers.
+
+        Args:
+            dims: Dimensions of what is read at every place.
+            classes: Class names of every label column.
+            standardise: Whether features are standardised and divided by the root of their dimensions first.
+        """
         super().__init__()
         self.places = list(dims)
         self.columns = list(classes)
+        self.scales = nn.ModuleList(
+            _Standardised(dims[place]) if standardise else nn.Identity() for place in self.places
+        )
         self.heads = nn.ModuleList(
             nn.ModuleList(nn.Linear(dims[place], len(classes[column])) for place in self.places)
             for column in self.columns
         )
         for head in self._all():
-            nn.init.kaiming_normal_(head.weight, nonlinearity="linear")
+            nn.init.kaiming_normal_(head.weight, nonlinearity="relu")  # He, as the release
             nn.init.zeros_(head.bias)
 
     def forward(self, read: Mapping[Place, Tensor]) -> dict[tuple[str, Place], Tensor]:
         """Logits (B, classes) by label column and place."""
+        read = {place: scale(read[place]) for place, scale in zip(self.places, self.scales, strict=True)}
         return {
             (column, place): head(read[place])
             for column, heads in zip(self.columns, self.heads, strict=True)
@@ -86,6 +97,16 @@ class Readouts(nn.Module):
     def _all(self) -> Iterator[nn.Linear]:
         for heads in self.heads:
             yield from cast(Iterator[nn.Linear], heads)
+
+
+class _Standardised(nn.Module):
+    def __init__(self, dims: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(dims, affine=False)
+
+    def forward(self, read: Tensor) -> Tensor:
+        scaled: Tensor = self.norm(read) / read.shape[1] ** 0.5
+        return scaled
 
 
 def summed_loss(logits: Mapping[tuple[str, Place], Tensor], labels: Mapping[str, Tensor]) -> Tensor:

@@ -7,10 +7,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.transfer.config import TransferConfig
-from benchmarks.transfer.modes import MODES, Row
+from benchmarks.transfer.modes import MODES
 from benchmarks.transfer.task import open_task
 from benchmarks.transfer.training import Bench
 from pretrain.evaluate import describe_crop
@@ -20,6 +21,7 @@ from vie import Encoder, VieError, load
 from vie.files import write_text_atomically
 
 FORMAT = "vie-transfer-1"
+KEYS = {"task", "mode", "seed", "encoder", "protocol", "results"}
 logger = logging.getLogger(__name__)
 
 
@@ -33,14 +35,19 @@ def evaluate(config: TransferConfig, source: str, out: Path, name: str | None = 
         name: What tables call it; by default the last two parts of its path (run and stage).
 
     Yields:
-        The files, ``TASK-NAME-MODE-seedN[-splitN].json``, as they come; one that is there already is measured anew.
+        The files, ``TASK-NAME-MODE-seedN[-splitN].json``, as they come. One that is there already, of the same encoder
+        and corpus, is measured anew.
 
     Raises:
-        VieError: The encoder, the corpus or a setting is at fault.
+        VieError: The encoder, the corpus or a setting is at fault, or a file holds results of another encoder.
     """
     encoder = load(source)
-    _warn_of_seen_videos(config, encoder)
-    name = name or "-".join(Path(source).parts[-2:])
+    training = encoder.card.get("training") or {}
+    _warn_of_seen_videos(config, training)
+    name = name or "-".join(Path(source).resolve().parts[-2:])
+    for part in (config.task, name):
+        if Path(part).name != part:
+            raise VieError(f"{part!r} cannot be part of a file's name: give another task or --name")
     device = resolve_device(config.runtime.device)
     precision = resolve_precision(config.runtime.precision, device, encoder.sampling.size)
     config = replace(config, runtime=replace(config.runtime, precision=precision))
@@ -50,12 +57,33 @@ def evaluate(config: TransferConfig, source: str, out: Path, name: str | None = 
         use_channels_last(model, device)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     split = f"-split{config.data.split}" if config.data.split else ""
-    out.mkdir(parents=True, exist_ok=True)
     for mode in config.modes:
         model.load_state_dict(weights)  # fine-tuning moves them
-        rows = MODES[mode](bench, model)
-        path = out / f"{config.task}-{name}-{mode}-seed{_seed(config, encoder)}{split}.json"
-        write_text_atomically(path, json.dumps(_content(config, mode, encoder, name, bench, rows), indent=1) + "\n")
+        # New weights are the read-outs' own draw; whatever begins from the encoder counts under the encoder's seed.
+        seed = bench.seed if mode in ("random", "scratch") else int(training.get("seed", bench.seed))
+        path = out / f"{config.task}-{name}-{mode}-seed{seed}{split}.json"
+        content = {
+            "format": FORMAT,
+            "task": config.task,
+            "mode": mode,
+            "seed": seed,
+            "encoder": {
+                "name": name,
+                "model": model.model_name,
+                "arguments": model.arguments,
+                "training": training or None,
+            },
+            "protocol": _protocol(bench, mode),
+        }
+        _refuse_others(path, content)
+        try:
+            content["results"] = MODES[mode](bench, model)
+            out.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(path, json.dumps(content, indent=1) + "\n")
+        except torch.OutOfMemoryError as error:
+            raise VieError(f"{device} has too little memory for {mode}: lower data.batch_size") from error
+        except OSError as error:
+            raise VieError(f"{path} cannot be written ({error}): give another folder by --out") from error
         yield path
 
 
@@ -64,9 +92,11 @@ def open_bench(config: TransferConfig, encoder: Encoder, device: torch.device) -
     task = open_task(config.data)
     reader: ClipReader = ShardReader(task.shards)
     if config.data.cache == "device":
-        videos = sorted({*task.train.tolist(), *task.test.tolist()})
-        reader = DeviceReader(task.shards, torch.tensor(videos).numpy(), device, config.data.workers)
-    return Bench(config, task, reader, encoder.sampling, device)
+        reader = DeviceReader(task.shards, np.union1d(task.train, task.test), device, config.data.workers)
+    training = encoder.card.get("training") or {}
+    seed = int(training.get("seed", 0)) if config.seed is None else config.seed
+    embeds = training.get("embedding") != "untrained"
+    return Bench(config, seed, task, reader, encoder.sampling, device, embeds)
 
 
 def read_results(paths: list[Path]) -> list[dict[str, Any]]:
@@ -78,7 +108,7 @@ def read_results(paths: list[Path]) -> list[dict[str, Any]]:
             content = json.loads(file.read_text())
         except (OSError, ValueError) as error:
             raise VieError(f"{file} cannot be read ({error}): give results of `vie-bench transfer`") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= KEYS:
             raise VieError(f"{file} is no results file: give results of `vie-bench transfer`")
         contents.append(content)
     if not contents:
@@ -86,9 +116,8 @@ def read_results(paths: list[Path]) -> list[dict[str, Any]]:
     return contents
 
 
-def _warn_of_seen_videos(config: TransferConfig, encoder: Encoder) -> None:
+def _warn_of_seen_videos(config: TransferConfig, training: dict[str, Any]) -> None:
     """Warns where an encoder was trained on this corpus in another split: then it may have seen the test videos."""
-    training = encoder.card.get("training") or {}
     if training.get("corpus") == Path(config.data.path).name and training.get("split") != config.data.split:
         logger.warning(
             "the encoder was trained on %s by split %s, and may have seen test videos of split %s: "
@@ -97,44 +126,35 @@ def _warn_of_seen_videos(config: TransferConfig, encoder: Encoder) -> None:
         )
 
 
-def _seed(config: TransferConfig, encoder: Encoder) -> int:
-    """What tells results of equal runs apart: the seed of the encoder, or of the read-outs where it tells none."""
-    return int((encoder.card.get("training") or {}).get("seed", config.seed))
+def _refuse_others(path: Path, content: dict[str, Any]) -> None:
+    """Raises ``VieError`` where a file holds what was measured of another encoder or corpus."""
+    if not path.exists():
+        return
+    (found,) = read_results([path])
+    same = found["encoder"] == json.loads(json.dumps(content["encoder"]))
+    if not same or found["protocol"].get("corpus") != content["protocol"]["corpus"]:
+        raise VieError(f"{path} holds results of another encoder or corpus: give another --name, task or --out")
 
 
-def _content(
-    config: TransferConfig, mode: str, encoder: Encoder, name: str, bench: Bench, rows: list[Row]
-) -> dict[str, Any]:
-    task = bench.task
-    schedule = None if mode == "knn" else getattr(config, "linear" if mode == "random" else mode)
+def _protocol(bench: Bench, mode: str) -> dict[str, Any]:
+    config, task = bench.config, bench.task
+    trained = mode != "knn"
+    schedule = getattr(config, "linear" if mode == "random" else mode) if trained else None
     return {
-        "format": FORMAT,
-        "task": config.task,
-        "mode": mode,
-        "seed": _seed(config, encoder),
-        "encoder": {
-            "name": name,
-            "model": encoder.model.model_name,
-            "arguments": encoder.model.arguments,
-            "training": encoder.card.get("training"),
-        },
-        "protocol": {
-            "metric": "per cent of the labelled test videos, at the last step (best_top1: at the best)",
-            "corpus": task.shards.path.name,
-            "split": config.data.split,
-            "train": [config.data.train_split, len(task.train)],
-            "test": [config.data.test_split, len(task.test)],
-            "classes": {column: len(names) for column, names in task.classes.items()},
-            "clips_per_video": config.data.clips,
-            "clip": asdict(encoder.sampling),
-            "crop": describe_crop(encoder.sampling),
-            "readout_seed": config.seed,
-            "batch_size": config.data.batch_size,
-            "augmentation": asdict(config.augmentation),
-            "schedule": asdict(schedule) if schedule else None,
-            "knn": asdict(config.knn) if mode == "knn" else None,
-            "precision": config.runtime.precision,
-            "machine": describe_machine(bench.device),
-        },
-        "results": rows,
+        "metric": "per cent of the labelled test videos, at the last step (best_top1: at the best)",
+        "corpus": task.shards.path.name,
+        "split": config.data.split,
+        "train": [config.data.train_split, len(task.train)],
+        "test": [config.data.test_split, len(task.test)],
+        "classes": {column: len(names) for column, names in task.classes.items()},
+        "clips_per_video": config.data.clips,
+        "clip": asdict(bench.sampling),
+        "crop": describe_crop(bench.sampling),
+        "readout_seed": bench.seed,
+        "batch_size": bench.batch_size if trained else None,
+        "augmentation": asdict(config.augmentation) if trained else None,
+        "schedule": asdict(schedule) if schedule else None,
+        "knn": asdict(config.knn) if mode == "knn" else None,
+        "precision": config.runtime.precision,
+        "machine": describe_machine(bench.device),
     }

@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from vie import VieError
+
 Content = dict[str, Any]
 
 
@@ -30,6 +32,9 @@ def tables(contents: list[Content], layers: Sequence[str] = ()) -> str:
         layers: Columns to keep, such as "conv5 flat"; all where left out.
     """
     records = [record for record in collect(contents) if not layers or record.place in layers]
+    if not records:
+        known = ", ".join(sorted({record.place for record in collect(contents)}))
+        raise VieError(f"no result has a layer {', '.join(layers)}: there are {known}")
     parts = []
     for title in sorted({record[:4] for record in records}):
         mine = [record for record in records if record[:4] == title]
@@ -46,13 +51,27 @@ def comparison(contents: list[Content], readout: str) -> str:
         contents: From ``benchmarks.transfer.results.read_results``.
         readout: The one to compare by: its name and its layer, such as "linear conv5 flat" or "knn pooled avg".
     """
-    records = [record for record in collect(contents) if f"{record.readout} {record.place}" == readout]
     parts = []
+    records = pick(contents, readout)
     for task, split in sorted({record[:2] for record in records}):
         mine = [record for record in records if record[:2] == (task, split)]
-        head = f"**{_joined(task, split)}: {readout}**, top-1 in per cent"
-        parts.append(f"{head}\n\n{_table(mine, lambda record: f'{record.label} ({_size([record])})')}")
+        columns = {
+            label: f"{label} ({_size([record for record in mine if record.label == label])})"
+            for label in dict.fromkeys(record.label for record in mine)
+        }
+        table = _table([record._replace(label=columns[record.label]) for record in mine], lambda record: record.label)
+        parts.append(f"**{_joined(task, split)}: {readout}**, top-1 in per cent\n\n{table}")
     return "\n\n".join(parts)
+
+
+def pick(contents: list[Content], readout: str) -> list[Record]:
+    """The records of one read-out; raises ``VieError`` if there is none."""
+    records = collect(contents)
+    picked = [record for record in records if f"{record.readout} {record.place}" == readout]
+    if not picked:
+        known = ", ".join(sorted({f"{record.readout} {record.place}" for record in records}))
+        raise VieError(f"no result has the read-out {readout!r}: there are {known}")
+    return picked
 
 
 def collect(contents: list[Content]) -> list[Record]:
@@ -62,15 +81,30 @@ def collect(contents: list[Content]) -> list[Record]:
     where labels share a name before a dot (``pair.door``, ``pair.drawer``), records of ``pair.*`` do.
     """
     records = [record for content in contents for record in _records(content)]
-    splits = {(record.task, record.split) for record in records if record.split}
-    several = {task for task, _ in splits if sum(task == other for other, _ in splits) > 1}
-    records += [
-        record._replace(split="mean of splits") for record in records if record.split and record.task in several
+    records += _means(records, "split", lambda record: record.split, lambda record: "mean of splits")
+    families = _means(records, "label", lambda record: "." in record.label, lambda r: f"{r.label.partition('.')[0]}.*")
+    return records + families
+
+
+def _means(
+    records: list[Record], what: str, belongs: Callable[[Record], object], named: Callable[[Record], str]
+) -> list[Record]:
+    """Copies of the records under the name of their mean, of those that were measured on every part of it."""
+    parts: dict[tuple[str, ...], set[str]] = {}
+    members = [
+        (record._replace(**{what: named(record)}), getattr(record, what)) for record in records if belongs(record)
     ]
-    records += [
-        record._replace(label=f"{record.label.partition('.')[0]}.*") for record in records if "." in record.label
+    for record, part in members:
+        parts.setdefault((record.task, record.split, record.label), set()).add(part)
+    measured: dict[Record, set[str]] = {}
+    for record, part in members:
+        measured.setdefault(record._replace(top1=0, chance=0, videos=0), set()).add(part)
+    return [
+        record
+        for record, _ in members
+        if len(whole := parts[record.task, record.split, record.label]) > 1
+        and measured[record._replace(top1=0, chance=0, videos=0)] == whole
     ]
-    return records
 
 
 def _records(content: Content) -> Iterator[Record]:

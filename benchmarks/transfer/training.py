@@ -1,5 +1,6 @@
 """The loop of transfer training, and the test on held-out videos."""
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from vie.video import augment
 from vie.video.pixels import crop_resize, normalise
 
 TOP = 5
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,28 @@ class Score:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where the clips of an evaluation come from and where they go."""
+    """Where the clips of an evaluation come from and where they go.
+
+    Attributes:
+        config: The task and its protocol.
+        seed: Of new weights, the data order and the augmentation.
+        task, reader, sampling: The videos, their pixels, and the clip that the encoder wants.
+        device: Where the network is.
+        embeds: Whether the encoder's embedding was trained.
+    """
 
     config: TransferConfig
+    seed: int
     task: Task
     reader: ClipReader
     sampling: Sampling
     device: torch.device
+    embeds: bool = True
+
+    @property
+    def batch_size(self) -> int:
+        """Clips in a training step: what is wanted, or as many videos as there are."""
+        return min(self.config.data.batch_size, len(self.task.train))
 
     def test_clips(self, train: bool = False) -> EvalClips:
         """The centre-cropped clips of the test videos, or of the training videos."""
@@ -74,8 +91,8 @@ class Bench:
             self.reader,
             self.sampling,
             self.config.augmentation,
-            batch_size=min(self.config.data.batch_size, len(self.task.train)),
-            seed=self.config.seed,
+            batch_size=self.batch_size,
+            seed=self.seed,
             steps=steps,
         )
 
@@ -134,7 +151,7 @@ def _test(bench: Bench, network: Probe | Classifier, shuffled: bool) -> Iterator
             continue
         frames = batch.frames.to(bench.device, non_blocking=True)
         if shuffled:
-            frames = _shuffle(frames, bench.config.seed)
+            frames = _shuffle(frames, bench.seed)
         boxes = torch.from_numpy(batch.boxes).to(bench.device)
         positions = torch.from_numpy(batch.positions).to(bench.device)
         seen[positions] = True
@@ -143,11 +160,18 @@ def _test(bench: Bench, network: Probe | Classifier, shuffled: bool) -> Iterator
             if key not in sums:
                 sums[key] = torch.zeros(len(seen), logits.shape[1], device=bench.device)
             sums[key].index_add_(0, positions, logits.float().softmax(dim=1))
+    missing = int((~seen).sum())
+    if missing:
+        logger.warning(
+            "%d of %d test videos cannot be read, and are left out: prepare the corpus again", missing, len(seen)
+        )
     if not sums:
         raise VieError("none of the test videos can be read: prepare the corpus again")
     for (column, place), total in sums.items():
         labels = bench.task.labels(column, bench.task.test, bench.device)
         asked = seen & (labels >= 0)
+        if not asked.any():
+            raise VieError(f"no test video with a label {column!r} can be read: prepare the corpus again")
         ranked = total[asked].topk(min(TOP, total.shape[1]), dim=1).indices == labels[asked][:, None]
         top1, top5 = (100 * ranked[:, :count].any(dim=1).float().mean().item() for count in (1, TOP))
         yield Score(column, place, shuffled, top1, top5, int(asked.sum()))
