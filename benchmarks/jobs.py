@@ -1,15 +1,22 @@
 """The jobs of a benchmark: what each trains or joins, from what, and what its encoder is measured on."""
 
+import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from benchmarks.transfer.config import TransferConfig, parse_task
+from pretrain.config import Config
+from pretrain.settings import flatten, parse_config
 from pretrain.summary import last_stage
 from vie import VieError
 
 Command = list[str]
+Asked = dict[str, Any]
+"""What a command is asked for, as JSON has it. No folder of the machine is in it, so that corpora and runs may move."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +26,21 @@ class Transfer:
     Attributes:
         task: Name of the task, or its YAML file.
         corpus: Prepared corpus; by default the job's own.
+        modes: What is measured; null is the task's own.
+        splits: Ways to split the corpus, each measured by itself; null is the task's own.
         settings: ``key=value`` over the task.
     """
 
     task: str
     corpus: str | None = None
+    modes: list[str] | None = None
+    splits: list[str | None] = field(default_factory=lambda: [None])
     settings: list[str] = field(default_factory=list)
+
+    def by_split(self) -> list[list[str]]:
+        """The settings of each of its measurements."""
+        shared = [*([f"modes={json.dumps(self.modes)}"] if self.modes else []), *self.settings]
+        return [shared if split is None else [*shared, f"data.split={split}"] for split in self.splits]
 
 
 @dataclass(frozen=True)
@@ -81,20 +97,35 @@ class Job:
     def measuring(self, data: Path, out: Path, seed: int) -> list[Command]:
         """The commands that measure its encoder, which is there."""
         name = self.name.partition("-")[2] or self.name
+        encoder, results = str(self.encoder(out, seed)), str(out / "transfer")
         return [
             [
-                *(sys.executable, "-m", "benchmarks", "transfer", transfer.task, str(self.encoder(out, seed))),
-                *(
-                    "--name",
-                    name,
-                    "--out",
-                    str(out / "transfer"),
-                    "--data",
-                    str(data / (transfer.corpus or self.corpus)),
-                ),
-                *(f"seed={seed}", *transfer.settings),
+                *(sys.executable, "-m", "benchmarks", "transfer", transfer.task, encoder, "--name", name),
+                *("--out", results, "--data", str(data / (transfer.corpus or self.corpus)), *settings),
             ]
             for transfer in self.transfer
+            for settings in transfer.by_split()
+        ]
+
+    def to_make(self, jobs: dict[str, "Job"]) -> Asked:
+        """What ``making`` is asked for, and what its beginning and its parts are made of.
+
+        Raises:
+            VieError: A recipe is missing, or a setting is wrong.
+        """
+        return {
+            "corpus": self.corpus,
+            "settings": {} if self.hybrid else _told(parse_config(self.recipes, self.settings)),
+            "start": jobs[self.start].to_make(jobs) if self.start else None,
+            "hybrid": [jobs[name].to_make(jobs) for name in self.hybrid],
+        }
+
+    def to_measure(self) -> list[Asked]:
+        """What each command of ``measuring`` is asked for; raises ``VieError`` as ``to_make``."""
+        return [
+            {"corpus": transfer.corpus or self.corpus, "settings": _told(parse_task(transfer.task, settings))}
+            for transfer in self.transfer
+            for settings in transfer.by_split()
         ]
 
     def encoder(self, out: Path, seed: int) -> Path:
@@ -107,18 +138,37 @@ def read_jobs(path: Path) -> dict[str, Job]:
     """The jobs of a YAML file, by name; keys that begin with a dot hold what the entries share.
 
     Raises:
-        VieError: An entry is malformed, or needs a job that does not stand before it.
+        VieError: The file is missing or holds no jobs, or an entry is malformed or needs a job that does not stand
+            before it.
     """
+    try:
+        entries = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise VieError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(entries, dict):
+        raise VieError(f"{path} holds no jobs: give keys and values, as benchmarks/pretraining.yaml has them")
     jobs: dict[str, Job] = {}
-    for name, content in yaml.safe_load(path.read_text()).items():
-        if name.startswith("."):
+    for name, content in entries.items():
+        if str(name).startswith("."):
             continue
         try:
-            transfer = [Transfer(**one) for one in content.pop("transfer", [])]
-            job = Job(name=name, transfer=transfer, **content)
+            transfer = [Transfer(**one) for one in content.get("transfer", [])]
+            job = Job(**{"name": str(name), **content, "transfer": transfer})
         except (TypeError, AttributeError) as error:
             raise VieError(f"{path}: {name} is no job ({error}): see benchmarks.jobs.Job") from error
         if missing := [needed for needed in job.needs if needed not in jobs]:
             raise VieError(f"{path}: {name} needs {', '.join(missing)}: list what it needs before it")
-        jobs[name] = job
+        jobs[job.name] = job
     return jobs
+
+
+def _told(settings: Config | TransferConfig) -> Asked:
+    """The settings that are not the defaults, however they were given: a changed recipe or task shows in them.
+
+    The monitor's are left out, as they change no encoder.
+    """
+    defaults = flatten(asdict(type(settings)()))
+    given = flatten(asdict(settings)).items()
+    told = {key: value for key, value in given if value != defaults[key] and not key.startswith("monitor.")}
+    read_back: Asked = json.loads(json.dumps(told))  # tuples become lists, as in a file
+    return read_back

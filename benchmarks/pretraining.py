@@ -3,8 +3,9 @@
     python -m benchmarks.pretraining benchmarks/pretraining.yaml --data CORPORA --out RUNS --seeds 3 --parallel 6
 
 A job trains a stream (``recipes``), or joins the streams of two others (``hybrid``), on a prepared corpus (a folder
-under --data); ``benchmarks.jobs.Job`` says what else it may hold. Runs go on where they stopped. Results of transfer
-tasks are written to ``transfer/`` under --out.
+under --data); ``benchmarks.jobs.Job`` says what else it may hold. Runs go on where they stopped, and what has been done
+is done again only if the file, a recipe or a task asks for something else by now. Results of transfer tasks are written
+to ``transfer/`` under --out.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from benchmarks.transfer.results import read_results
 from benchmarks.transfer.table import tables
 from pretrain.monitor import METRICS_NAME
 from pretrain.summary import summarise
+from vie import VieError
+from vie.files import write_text_atomically
 
 Row = dict[str, Any]
 
@@ -79,8 +83,11 @@ def _cell(row: Row, seeds: int) -> str:
     return f"{row['mean']:.1f}{spread}" + (f" (seeds: {row['seeds']})" if row["seeds"] < seeds else "")
 
 
-def main() -> None:
-    """Trains what is missing, then writes ``results.json`` and ``curves-CORPUS.svg`` and prints the table."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Carries out what is missing, then writes ``results.json`` and ``curves-CORPUS.svg`` and prints the tables.
+
+    A fault that the user can mend is told on stderr with exit status 1, and so is whatever went wrong in the jobs.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("jobs", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="folder of the prepared corpora")
@@ -88,7 +95,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time, spread over the GPUs")
     parser.add_argument("--no-train", action="store_true", help="only tell what finished runs found")
-    parsed = parser.parse_args()
+    try:
+        errors = _run(parser.parse_args(arguments))
+    except (VieError, OSError) as error:
+        sys.exit(f"benchmarks.pretraining: {error}")
+    sys.exit("\n".join(errors) or None)
+
+
+def _run(parsed: argparse.Namespace) -> list[str]:
+    """Returns what went wrong in the jobs."""
     jobs = read_jobs(parsed.jobs)
     parsed.out.mkdir(parents=True, exist_ok=True)
     errors = [] if parsed.no_train else Scheduler(jobs, parsed.data, parsed.out, parsed.parallel).run(parsed.seeds)
@@ -96,12 +111,12 @@ def main() -> None:
     rows = collect(trained, parsed.out, parsed.seeds)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     content = {"command": " ".join(sys.argv), "device": device, "torch": torch.__version__, "results": rows}
-    (parsed.out / "results.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_text_atomically(parsed.out / "results.json", json.dumps(content, indent=1) + "\n")
     draw_curves({job.name: [job.run(parsed.out, seed) for seed in range(parsed.seeds)] for job in trained}, parsed.out)
     print(markdown(rows))
     if any((parsed.out / "transfer").glob("*.json")):
         print("\n" + tables(read_results([parsed.out / "transfer"])))
-    sys.exit("\n".join(errors) or None)
+    return errors
 
 
 if __name__ == "__main__":

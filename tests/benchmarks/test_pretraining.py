@@ -3,8 +3,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
+from benchmarks.pretraining import main
 from benchmarks.scheduler import visible_gpus
 from tests.conftest import tiny_run
 
@@ -30,6 +32,25 @@ def test_jobs_become_one_table(tiny_corpus, tmp_path):
     assert {row["stage"] for row in rows if row["stream"] == "tiny-a + tiny-b"} == {"joined", "random"}
     assert "tiny-a + tiny-b | joined" in done.stdout
     assert (tmp_path / "runs" / "curves-tiny.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "told"),
+    [
+        (None, (), "cannot be read as YAML"),
+        ("", (), "holds no jobs"),
+        ("a-b: {corpus: a, start: a-c}", (), "list what it needs before it"),
+        ("a-b: {corpus: a}", ("--parallel", "0"), "give at least 1"),
+    ],
+)
+def test_a_slip_is_told_in_one_line(tmp_path, text, more, told):
+    path = tmp_path / "jobs.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(path), "--data", str(tmp_path), "--out", str(tmp_path / "runs"), *more])
+    assert told in str(stopped.value)
+    assert "\n" not in str(stopped.value)
 
 
 def test_runs_stay_on_the_gpus_that_were_given(monkeypatch):
