@@ -91,7 +91,7 @@ class TransferConfig:
         task: Its name, for the results.
         seed: Of new weights, the data order and the augmentation; null takes the seed of the encoder's own training.
         modes: What is measured: "knn" (nearest neighbours and logistic regression of averaged features), "linear"
-            (read-outs of the frozen trunk's layers), "random" (the same of new weights), "finetune" (all layers, from
+            (read-outs of the frozen trunk's layers), "random" (both, of new weights), "finetune" (all layers, from
             the encoder's weights), "scratch" (all layers, from new weights).
         data: The prepared corpus.
         augmentation: Of the training clips.

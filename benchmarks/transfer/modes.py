@@ -1,7 +1,7 @@
 """The ways to measure an encoder on a task, each a list of rows for the results file."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -62,8 +62,9 @@ def linear(bench: Bench, model: Stream) -> list[Row]:
 
 
 def random(bench: Bench, model: Stream) -> list[Row]:
-    """The same read-outs of the same network with new weights."""
-    return linear(bench, renewed(bench, model))
+    """The same network with new weights: its nearest neighbours, and linear read-outs of its layers."""
+    fresh = renewed(bench, model)
+    return knn(replace(bench, embeds=False), fresh) + linear(bench, fresh)
 
 
 def finetune(bench: Bench, model: Stream) -> list[Row]:

@@ -81,19 +81,24 @@ def collect(contents: list[Content]) -> list[Record]:
     where labels share a name before a dot (``pair.door``, ``pair.drawer``), records of ``pair.*`` do.
     """
     records = [record for content in contents for record in _records(content)]
-    records += _means(records, "split", lambda record: record.split, lambda record: "mean of splits")
-    families = _means(records, "label", lambda record: "." in record.label, lambda r: f"{r.label.partition('.')[0]}.*")
-    return records + families
+    records += _means(records, "split", lambda record: record._replace(split=record.split and "mean of splits"))
+    return records + _means(records, "label", lambda record: record._replace(label=_family(record.label)))
 
 
-def _means(
-    records: list[Record], what: str, belongs: Callable[[Record], object], named: Callable[[Record], str]
-) -> list[Record]:
-    """Copies of the records under the name of their mean, of those that were measured on every part of it."""
+def _family(label: str) -> str:
+    return f"{label.partition('.')[0]}.*" if "." in label else ""
+
+
+def _means(records: list[Record], what: str, mean: Callable[[Record], Record]) -> list[Record]:
+    """Copies of records as parts of a mean, of those encoders and seeds that were measured on every part of it.
+
+    Args:
+        records: All there are.
+        what: Field whose values are the parts.
+        mean: What a record becomes; the field is empty where there is no mean for it.
+    """
     parts: dict[tuple[str, ...], set[str]] = {}
-    members = [
-        (record._replace(**{what: named(record)}), getattr(record, what)) for record in records if belongs(record)
-    ]
+    members = [(mean(record), getattr(record, what)) for record in records if getattr(mean(record), what)]
     for record, part in members:
         parts.setdefault((record.task, record.split, record.label), set()).add(part)
     measured: dict[Record, set[str]] = {}

@@ -248,7 +248,10 @@ class TestWholeNetwork:
     def test_random_and_scratch_begin_anew(self, tiny_corpus, encoder):
         bench, model = bench_for(tiny_corpus, encoder, "data.labels=[shape]", "linear.steps=1", "linear.drops=[]")
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        given, drawn = MODES["linear"](bench, model), MODES["random"](bench, model)
+        given = MODES["linear"](bench, model)
+        rows = MODES["random"](bench, model)
+        drawn = [row for row in rows if row["readout"] == "linear"]
+        assert {row["readout"] for row in rows} == {"knn", "logistic", "linear"}
         assert [row["curve"] for row in given] != [row["curve"] for row in drawn]
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
