@@ -1,6 +1,7 @@
 """Jobs that need one another, carried out by the real commands within this process: starting one takes seconds."""
 
 import json
+import shutil
 import subprocess
 import threading
 from collections.abc import Callable
@@ -126,12 +127,17 @@ def test_what_is_done_stays_done_until_it_is_asked_for_otherwise(entries, tiny_c
     assert carry_out(entries, tiny_corpus, tmp_path) == []
     assert commands.given == ["transfer tiny-slow"]
 
-    # A longer training is the trainer's to continue, and what was made of it is made and measured anew.
+    # A longer training is the trainer's to continue, and what was made of it is made and measured anew; results of what
+    # it was before are not overwritten, which is told.
     commands.given.clear()
     entries["tiny-slow"]["settings"].append("local_aggregation.steps=2")
+    error, after = carry_out(entries, tiny_corpus, tmp_path)
+    assert "small-slow-knn-seed0.json holds results of another encoder" in error
+    assert "tiny-slow, which it needs, has failed" in after
+    shutil.rmtree(runs / "transfer")
     assert carry_out(entries, tiny_corpus, tmp_path) == []
-    assert sorted(commands.given) == [
-        *("join tiny-hybrid", "train tiny-slow", "transfer tiny-hybrid", "transfer tiny-slow")
+    assert commands.given == [
+        *("train tiny-slow", "transfer tiny-slow", "transfer tiny-slow", "join tiny-hybrid", "transfer tiny-hybrid")
     ]
     metrics = json.loads((runs / "seed0" / "tiny-slow" / "metrics.json").read_text())
     assert metrics["stages"][-1]["steps"] == 3
