@@ -75,8 +75,11 @@ def _open_run(stream: str, out: Path, corpus: Path) -> Trainer:
 def _measure(out: Path, corpus: Path) -> Iterator[Path]:
     """The results files of the streams and of their hybrid, trained and as their training began."""
     task = parse_task("demo", [f"data.path={corpus}"])
+    results = out / "transfer"
+    for earlier in results.glob(f"{task.task}-*.json"):
+        earlier.unlink()  # all are measured anew, and those of another version would be refused
     for stage, suffix in STAGES.items():
         encoders = {stream: out / stream / f"encoder-{stage}" for stream in STREAMS}
         encoders[HYBRID] = join_encoders(encoders["static"], encoders["dynamic"], out / HYBRID / f"encoder-{stage}")
         for stream, encoder in encoders.items():
-            yield from evaluate(task, str(encoder), out / "transfer", f"{stream}{suffix}")
+            yield from evaluate(task, str(encoder), results, f"{stream}{suffix}")

@@ -169,7 +169,9 @@ def _protocol(contents: Sequence[Content]) -> dict[str, str]:
             stated[content["mode"]] = (
                 f"{schedule['steps']:,} steps of {protocol['batch_size']} clips, learning rate {schedule['lr']:g}"
                 + (f" (a tenth of it after {drops})" if drops else "")
-                + f", weight decay {schedule['weight_decay']:g}; tested after the last step"
+                + f", weight decay {schedule['weight_decay']:g}"
+                + (", on standardised features" if schedule.get("standardise") else "")
+                + "; tested after the last step"
             )
         encoder = content["encoder"]
         if RANDOM not in encoder["name"]:

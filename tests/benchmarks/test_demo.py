@@ -46,6 +46,8 @@ def test_streams_and_hybrid_are_measured_on_every_label(tiny_corpus, tmp_path, m
     monkeypatch.setattr("benchmarks.demo.prepare", lambda _, corpus, __: shutil.copytree(tiny_corpus, corpus))
     monkeypatch.setattr("benchmarks.demo.parse_config", tiny_config)
     monkeypatch.setattr("benchmarks.demo.parse_task", tiny_task)
+    (out / "transfer").mkdir(parents=True)
+    (out / "transfer" / "demo-static-knn-seed3.json").write_text("of another version")
     main(["demo", str(out)])
     contents = [json.loads(path.read_text()) for path in (out / "transfer").iterdir()]
     measured = [(content["encoder"]["name"], content["mode"]) for content in contents]

@@ -11,7 +11,7 @@ from tests.pretrain.test_report import Page, write_corpus, write_run
 from vie import VieError
 
 SHARED = {"corpus": "shapes", "split": None, "train": ["train", 24], "test": ["val", 1200], "clips_per_video": 3}
-SCHEDULE = {"steps": 1300, "lr": 0.1, "drops": [900, 1200], "weight_decay": 1e-4}
+SCHEDULE = {"steps": 1300, "lr": 0.1, "drops": [900, 1200], "weight_decay": 1e-4, "standardise": True}
 
 
 def content(encoder, mode, rows, *, seed=0, split=None, labels=("digit", "motion")):
@@ -89,6 +89,7 @@ def test_the_protocol_stands_below(page):
     part, _ = rows_of(page(CONTENTS))
     assert "shapes: 24 videos of train to learn from, 1,200 of val tested" in part
     assert "1,300 steps of 64 clips, learning rate 0.1 (a tenth of it after 900 and 1,200)" in part
+    assert "weight decay 0.0001, on standardised features; tested after the last step" in part
     assert "hybrid: vie_slow_r18; static: vie_slow_r18" in part
 
 
