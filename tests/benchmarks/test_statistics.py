@@ -65,7 +65,7 @@ def test_of_features(tiny_corpus):
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_of_transfer(tiny_corpus, tmp_path: Path, part):
     save_pretrained(small(), tmp_path, CLIP)
-    bench, model = bench_for(tiny_corpus, tmp_path, "linear.steps=1", "linear.test_every=0")
+    bench, model = bench_for(tiny_corpus, tmp_path, "linear.steps=1", "linear.drops=[]", "linear.test_every=0")
     assert isinstance(bench, Bench)
     probe = Probe(model, bench.task.classes, torch.zeros(1, 3, 4, 16, 16), PLAIN)
     seen: list[Tensor] = []
