@@ -1,4 +1,4 @@
-"""The command line: ``vie-pretrain prepare | train | join | report | corpus``."""
+"""The command line: ``vie-pretrain prepare | train | join | export | report | corpus``."""
 
 import os
 import sys

@@ -19,7 +19,7 @@ def run(arguments: Sequence[str]) -> None:
     """Parses a command line and carries it out; raises ``VieError`` for any fault that the user can mend."""
     parser = CommandParser(prog="vie-pretrain", description="Pretrain video encoders without labels (VIE).")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_prepare, _add_train, _add_join, _add_report, _add_corpus):
+    for add in (_add_prepare, _add_train, _add_join, _add_export, _add_report, _add_corpus):
         add(commands)
     parsed, settings = parser.parse_known_args(list(arguments))
     if parsed.command == "train":
@@ -100,6 +100,23 @@ def _join(parsed: argparse.Namespace) -> None:
     from pretrain.join import join_encoders
 
     print(join_encoders(parsed.static, parsed.dynamic, parsed.out))
+
+
+def _add_export(commands: "argparse._SubParsersAction[CommandParser]") -> None:
+    parser = commands.add_parser("export", help="copy an encoder in half precision, to give away")
+    parser.add_argument("encoder", help="folder or hub id of a saved encoder")
+    parser.add_argument("out", type=Path, help="folder of the copy")
+    parser.set_defaults(carry_out=_export)
+
+
+def _export(parsed: argparse.Namespace) -> None:
+    import vie
+
+    if parsed.out.exists():
+        raise VieError(f"{parsed.out} is there already: give another folder")
+    encoder = vie.load(parsed.encoder)
+    vie.save_pretrained(encoder.model, parsed.out, encoder.sampling, encoder.card, half=True)
+    print(parsed.out)
 
 
 def _add_report(commands: "argparse._SubParsersAction[CommandParser]") -> None:

@@ -76,7 +76,11 @@ class Encoder(nn.Module):
 
 
 def save_pretrained(
-    model: Stream, path: str | os.PathLike[str], sampling: Sampling, card: dict[str, Any] | None = None
+    model: Stream,
+    path: str | os.PathLike[str],
+    sampling: Sampling,
+    card: dict[str, Any] | None = None,
+    half: bool = False,
 ) -> None:
     """Writes ``model.safetensors`` and ``card.json`` into a folder, each whole or not at all.
 
@@ -85,9 +89,11 @@ def save_pretrained(
         path: The folder; made if absent.
         sampling: The clip that the weights were trained on.
         card: Provenance: data, steps, metrics and their protocol, licence. Anything that JSON holds.
+        half: Writes float16, half the bytes, to give away; ``load`` computes in float32 either way.
 
     Raises:
-        VieError: ``create_model`` did not make the model, so nothing could load it; or the folder cannot be written.
+        VieError: ``create_model`` did not make the model, so nothing could load it; a weight is too large for float16;
+            or the folder cannot be written.
     """
     if not model.model_name:
         raise VieError(f"this {type(model).__name__} could not be loaded again: make it by create_model to save it")
@@ -97,6 +103,8 @@ def save_pretrained(
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
+    if half:
+        weights = {name: _halved(name, tensor) for name, tensor in weights.items()}
     content = {
         **(card or {}),
         "model": {"name": model.model_name, "arguments": model.arguments, "sampling": vars(sampling)},
@@ -116,6 +124,14 @@ def save_pretrained(
         raise VieError(
             f"the encoder cannot be written to {folder} ({one_line(error)}): free some space or give another folder"
         ) from error
+
+
+def _halved(name: str, tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    if not torch.isfinite(small := tensor.half()).all():
+        raise VieError(f"{name} holds values beyond float16's 65,504: save it without half")
+    return small
 
 
 def load(source: str | os.PathLike[str]) -> Encoder:

@@ -84,3 +84,15 @@ def test_join_leaves_its_parts_alone(tmp_path, capsys):
         main(["join", str(tmp_path / "single"), str(tmp_path / "slow"), str(tmp_path / "slow")])
     assert "holds an encoder to be joined" in capsys.readouterr().err
     assert (tmp_path / "slow" / "card.json").read_text() == before
+
+
+def test_export_copies_in_half_precision(tmp_path, capsys):
+    card = {"training": {"seed": 3}}
+    save_pretrained(create_model("vie_single_r18", width=4), tmp_path / "run", Sampling(1, 1, 25.0, 32), card)
+    main(["export", str(tmp_path / "run"), str(tmp_path / "out")])
+    one, other = (load(tmp_path / name) for name in ("run", "out"))
+    assert other.card["training"] == card["training"]
+    assert torch.equal(other.model.trunk.stem.weight, one.model.trunk.stem.weight.half().float())
+    with pytest.raises(SystemExit):
+        main(["export", str(tmp_path / "run"), str(tmp_path / "out")])
+    assert "is there already" in capsys.readouterr().err

@@ -227,3 +227,19 @@ def test_import_is_light():
     code = f"import sys, vie; print([name for name in {heavy.split()} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_half_precision_is_half_as_large_and_loads_like_any_other(tmp_path):
+    whole = saved(tmp_path / "whole")
+    save_pretrained(whole.model, tmp_path / "half", SAMPLING, half=True)
+    sizes = [(tmp_path / name / WEIGHTS_NAME).stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 0.65 * sizes[0]  # the names weigh too in so small a network
+    loaded = load(tmp_path / "half")
+    assert {tensor.dtype for tensor in loaded.model.parameters()} == {torch.float32}
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(pixels()), whole.eval()(pixels()), rtol=0, atol=5e-3)
+    with torch.no_grad():
+        whole.model.trunk.stem.weight[0, 0, 0, 0] = 1e6
+    with pytest.raises(VieError, match=r"trunk\.stem\.weight holds values beyond float16's 65,504"):
+        save_pretrained(whole.model, tmp_path / "large", SAMPLING, half=True)
+    assert not (tmp_path / "large").exists()
