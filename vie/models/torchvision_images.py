@@ -1,7 +1,6 @@
 from collections.abc import Iterator
 
 from torch import Tensor, nn
-from torchvision.models import resnet18
 
 from vie.models.registry import register_model
 from vie.models.single import frame_taps
@@ -21,6 +20,9 @@ class CifarResNet18(Stream):
     sampling = Sampling(frames=1, stride=1, fps=25.0, size=32, short_side=1.0)
 
     def __init__(self, embed_dim: int = 128) -> None:
+        # Here, as torchvision's models bring its video readers along.
+        from torchvision.models import resnet18
+
         trunk = resnet18(weights=None)
         super().__init__(num_features=trunk.fc.in_features, embed_dim=embed_dim)
         trunk.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)

@@ -1,7 +1,6 @@
 from functools import partial
 
 from torch import Tensor, nn
-from torchvision.models import video
 
 from vie.models.registry import register_model
 from vie.models.stream import TAPS, Stream
@@ -22,6 +21,9 @@ class TorchvisionVideo(Stream):
     std = (0.22803, 0.22145, 0.216989)
 
     def __init__(self, builder: str, /, embed_dim: int = 128) -> None:
+        # Here, as torchvision's models bring its video readers along.
+        from torchvision.models import video
+
         trunk = getattr(video, builder)(weights=None)
         super().__init__(num_features=trunk.fc.in_features, embed_dim=embed_dim)
         trunk.fc = nn.Identity()
