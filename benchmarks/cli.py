@@ -48,8 +48,9 @@ def run(arguments: Sequence[str]) -> None:
 
 def _transfer(parsed: argparse.Namespace) -> None:
     from benchmarks.transfer.config import parse_task
-    from benchmarks.transfer.results import evaluate, read_results
+    from benchmarks.transfer.results import evaluate
     from benchmarks.transfer.table import tables
+    from pretrain.transfer_results import read_results
 
     if not parsed.checkpoints:
         raise VieError("no checkpoint is given: name the folder or hub id of a saved encoder")
@@ -72,8 +73,8 @@ def _is_setting(argument: str) -> bool:
 
 def _table(parsed: argparse.Namespace) -> None:
     from benchmarks.transfer.figure import draw_comparison
-    from benchmarks.transfer.results import read_results
     from benchmarks.transfer.table import comparison, tables
+    from pretrain.transfer_results import read_results
 
     contents = read_results(parsed.results)
     layers = parsed.layers.split(",") if parsed.layers else ()

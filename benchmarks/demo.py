@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.transfer.config import parse_task
-from benchmarks.transfer.results import evaluate, read_results
+from benchmarks.transfer.results import evaluate
 from benchmarks.transfer.table import comparison
 from pretrain.corpora.moving_digits import write_moving_digits
 from pretrain.inputs import list_videos
@@ -16,6 +16,7 @@ from pretrain.report import write_report
 from pretrain.settings import parse_config
 from pretrain.summary import summarise
 from pretrain.train import Trainer
+from pretrain.transfer_results import read_results
 from vie import VieError
 from vie.files import write_text_atomically
 

@@ -22,10 +22,10 @@ import torch
 from benchmarks.curves import draw_curves
 from benchmarks.jobs import Job, read_jobs
 from benchmarks.scheduler import Scheduler
-from benchmarks.transfer.results import read_results
 from benchmarks.transfer.table import tables
 from pretrain.monitor import METRICS_NAME
 from pretrain.summary import summarise
+from pretrain.transfer_results import read_results
 from vie import VieError
 from vie.files import write_text_atomically
 

@@ -129,9 +129,9 @@ def _add_report(commands: "argparse._SubParsersAction[CommandParser]") -> None:
 
 def _report(parsed: argparse.Namespace) -> None:
     from pretrain.report import write_report
-    from pretrain.report_transfer import read_transfer
+    from pretrain.transfer_results import read_results
 
-    transfer = read_transfer(parsed.transfer) if parsed.transfer else ()
+    transfer = read_results([parsed.transfer]) if parsed.transfer else ()
     print(write_report(parsed.runs, parsed.out or parsed.runs[0] / "report.html", transfer=transfer))
 
 

@@ -2,11 +2,11 @@
 
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pretrain.config import BankConfig, InstanceRecognitionConfig, LocalAggregationConfig
+from pretrain.order import step_generator
 from vie import MemoryBank, VieError, cluster
 from vie.objectives import instance_softmax_loss, neighbour_share_loss, noise_contrastive_loss
 
@@ -106,6 +106,5 @@ class Objective:
     def _noise(self, shape: tuple[int, int], step: int) -> Tensor:
         """Rows (B, M) drawn uniformly with replacement, as a function of (seed, step)."""
         device = self.bank.embeddings.device
-        mixed = np.random.SeedSequence([self.seed, step]).generate_state(1, np.uint64)[0]
-        generator = torch.Generator(device).manual_seed(int(mixed >> np.uint64(1)))
+        generator = step_generator(self.seed, step, device)
         return torch.randint(len(self.bank), shape, generator=generator, device=device)

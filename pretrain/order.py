@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from vie.errors import VieError
 
@@ -29,3 +30,9 @@ def _permutation(seed: int, epoch: int, num_instances: int) -> npt.NDArray[np.in
     # The counter keeps this stream apart from the augmentation's, whose key is the same.
     bits = np.random.Philox(key=[seed, epoch], counter=[0, 0, 1, 0])
     return np.random.Generator(bits).permutation(num_instances)
+
+
+def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
+    """What chance decides in a step on a device, as a function of (seed, step)."""
+    mixed = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(mixed >> np.uint64(1)))

@@ -1,22 +1,18 @@
 """The report's section on transfer: what finished encoders know, read out of every layer."""
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from pretrain import figures
-from vie import VieError
 
 Content = Mapping[str, Any]
 Place = tuple[str, str, str]
 Values = dict[tuple[str, Place], list[float]]
 
-FORMAT = "vie-transfer-1"
 RANDOM, SHUFFLED = " (random)", ", frames shuffled"
 HEADLINE: Place = ("logistic", "pooled", "avg")
 PLACES: dict[Place, tuple[str, str]] = {
@@ -32,26 +28,6 @@ PLACES: dict[Place, tuple[str, str]] = {
     ("scratch", "pooled", "avg"): ("all layers", "from scratch"),
 }
 """Column and sub-column of a table, by read-out, layer and pooling."""
-
-
-def read_transfer(folder: Path) -> list[Content]:
-    """The contents of the results files in a folder, as `vie-bench transfer` writes them.
-
-    Raises:
-        VieError: There are none, or a file is something else.
-    """
-    contents: list[Content] = []
-    for file in sorted(folder.glob("*.json")):
-        try:
-            content = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
-            raise VieError(f"{file} cannot be read ({error}): give a folder of `vie-bench transfer`") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise VieError(f"{file} is no results file: give a folder of `vie-bench transfer`")
-        contents.append(content)
-    if not contents:
-        raise VieError(f"{folder} holds no results: give the folder that `vie-bench transfer --out` wrote")
-    return contents
 
 
 def transfer_tasks(contents: Sequence[Content], colours: Mapping[str, str]) -> list[dict[str, Any]]:

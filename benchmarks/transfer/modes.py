@@ -30,7 +30,7 @@ def knn(bench: Bench, model: Stream) -> list[Row]:
     vote = partial(knn_scores, k=bench.config.knn.neighbours, temperature=bench.config.knn.temperature)
     rows: list[Row] = []
     for column, classes in bench.task.classes.items():
-        labels = torch.from_numpy(bench.task.shards.labels(column)).to(bench.device)
+        labels = torch.from_numpy(bench.task.numbers[column]).to(bench.device)
         kept, tested = labels[known.videos] >= 0, labels[asked.videos] >= 0
         train_labels, test_labels = labels[known.videos][kept], labels[asked.videos][tested]
         pooled = known.pooled[kept], asked.pooled[tested]

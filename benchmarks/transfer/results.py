@@ -17,11 +17,10 @@ from benchmarks.transfer.training import Bench
 from pretrain.evaluate import describe_crop
 from pretrain.readers import ClipReader, DeviceReader, ShardReader
 from pretrain.runtime import describe_machine, resolve_device, resolve_precision, use_channels_last
+from pretrain.transfer_results import FORMAT, read_results
 from vie import Encoder, VieError, load
 from vie.files import write_text_atomically
 
-FORMAT = "vie-transfer-1"
-KEYS = {"task", "mode", "seed", "encoder", "protocol", "results"}
 logger = logging.getLogger(__name__)
 
 
@@ -97,23 +96,6 @@ def open_bench(config: TransferConfig, encoder: Encoder, device: torch.device) -
     seed = int(training.get("seed", 0)) if config.seed is None else config.seed
     embeds = training.get("embedding") != "untrained"
     return Bench(config, seed, task, reader, encoder.sampling, device, embeds)
-
-
-def read_results(paths: list[Path]) -> list[dict[str, Any]]:
-    """The contents of results files, given as files or as folders of them; raises ``VieError`` for anything else."""
-    files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
-    contents = []
-    for file in files:
-        try:
-            content = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
-            raise VieError(f"{file} cannot be read ({error}): give results of `vie-bench transfer`") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= KEYS:
-            raise VieError(f"{file} is no results file: give results of `vie-bench transfer`")
-        contents.append(content)
-    if not contents:
-        raise VieError(f"{', '.join(map(str, paths))}: no results there: run `vie-bench transfer` first")
-    return contents
 
 
 def _warn_of_seen_videos(config: TransferConfig, training: dict[str, Any]) -> None:

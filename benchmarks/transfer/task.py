@@ -21,20 +21,22 @@ class Task:
         shards: The prepared corpus.
         train, test: (N,) and (M,) its rows; each has a label in at least one column.
         classes: Class names of every label column.
+        numbers: Class number of every row of the corpus, by label column; -1 where there is no label.
     """
 
     shards: Shards
     train: npt.NDArray[np.int64]
     test: npt.NDArray[np.int64]
     classes: dict[str, list[str]]
+    numbers: dict[str, npt.NDArray[np.int64]]
 
     def labels(self, column: str, rows: npt.NDArray[np.int64], device: torch.device) -> Tensor:
         """Class numbers of rows; -1 where the label is missing."""
-        return torch.from_numpy(self.shards.labels(column)[rows]).to(device)
+        return torch.from_numpy(self.numbers[column][rows]).to(device)
 
     def chance(self, column: str) -> float:
         """Per cent of the labelled test videos that are of the commonest class of the training videos."""
-        train, test = (self.shards.labels(column)[rows] for rows in (self.train, self.test))
+        train, test = (self.numbers[column][rows] for rows in (self.train, self.test))
         common = np.bincount(train[train >= 0]).argmax()
         return float(100 * np.mean(test[test >= 0] == common))
 
@@ -55,6 +57,7 @@ def open_task(data: TaskData) -> Task:
     columns = label_columns(data.labels, shards, train, test)
     if not columns:
         raise VieError(f"{shards.path} has no labels: prepare it from a listing with a label column")
-    labelled = np.any([shards.labels(column) >= 0 for column in columns], axis=0)
+    numbers = {column: shards.labels(column) for column in columns}
+    labelled = np.any([known >= 0 for known in numbers.values()], axis=0)
     classes = {column: shards.classes(column) for column in columns}
-    return Task(shards, train[labelled[train]], test[labelled[test]], classes)
+    return Task(shards, train[labelled[train]], test[labelled[test]], classes, numbers)

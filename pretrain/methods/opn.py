@@ -1,7 +1,6 @@
 import itertools
 from dataclasses import replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from pretrain.config import Config
 from pretrain.corpus import Corpus
 from pretrain.methods.heads import HeadedStream
 from pretrain.methods.method import Method, Shape
+from pretrain.order import step_generator
 from pretrain.runtime import resolve_sampling
 from vie import Sampling, Stream, VieError
 from vie.models.preact import init_weights
@@ -80,8 +80,7 @@ class OPN(Method):
             (4 B, 3, 1, S, S), the four frames of a clip one after another, and (B,) the classes of their orders.
         """
         device, clips = clip.device, len(clip)
-        mixed = np.random.SeedSequence([self.seed, step]).generate_state(1, np.uint64)[0]
-        chance = torch.Generator(device).manual_seed(int(mixed >> np.uint64(1)))
+        chance = step_generator(self.seed, step, device)
 
         def draw(below: int, *shape: int) -> Tensor:
             return torch.randint(below, shape, generator=chance, device=device)

@@ -17,13 +17,14 @@ from benchmarks.transfer.figure import _draw as draw
 from benchmarks.transfer.modes import MODES
 from benchmarks.transfer.networks import Classifier, Probe
 from benchmarks.transfer.readouts import POOLED, Place, features, flatten, summed_loss
-from benchmarks.transfer.results import open_bench, read_results
+from benchmarks.transfer.results import open_bench
 from benchmarks.transfer.table import collect
 from benchmarks.transfer.training import Bench, train
 from benchmarks.transfer.training import test as score
 from pretrain.inputs import list_videos
 from pretrain.prepare import PrepareConfig, prepare
 from pretrain.runtime import autocast_to
+from pretrain.transfer_results import read_results
 from tests.conftest import rewrite_index, write_corpus
 from vie import Sampling, VieError, create_model, load, save_pretrained
 from vie.models import TAPS

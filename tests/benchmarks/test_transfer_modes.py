@@ -12,8 +12,9 @@ from benchmarks.transfer import modes
 from benchmarks.transfer.config import parse_task
 from benchmarks.transfer.networks import Classifier, Probe
 from benchmarks.transfer.readouts import POOLED, Place, Readouts
-from benchmarks.transfer.results import open_bench, read_results
+from benchmarks.transfer.results import open_bench
 from benchmarks.transfer.training import _shuffle
+from pretrain.transfer_results import read_results
 from tests.benchmarks.test_transfer import CLIP, CPU, PLAIN, QUICK, bench_for
 from tests.pretrain.test_clips import damaged
 from vie import VieError, create_model, load, save_pretrained
@@ -101,7 +102,7 @@ def test_rows_of_the_split_that_is_asked_for(split_corpus, encoder):
     assert other.train_clips(1).instances.videos.tolist() == list(range(10, 64))
 
 
-def test_nearest_neighbours_and_logistic_regression_by_the_formula(tiny_corpus, encoder):
+def test_nearest_neighbours_by_the_formula(tiny_corpus, encoder):
     bench, model = bench_for(tiny_corpus, encoder, "knn.neighbours=3", "knn.temperature=0.1")
     shards = bench.task.shards
     pooled = []
@@ -272,8 +273,11 @@ def test_probe_and_network_see_the_same_pooled_feature(encoder):
     torch.testing.assert_close(probe(clip)["a", POOLED], whole(clip)["a", POOLED])
 
 
-def test_corpora_are_opened_on_a_device(tiny_corpus, encoder):
+def test_a_corpus_on_the_device_shows_the_same_pixels(tiny_corpus, encoder):
     config = parse_task("small", [f"data.path={tiny_corpus}", *QUICK, "data.cache=device"])
-    cached = open_bench(config, load(encoder), CPU)
-    plain, _ = bench_for(tiny_corpus, encoder)
-    assert cached.test_clips()[0].positions.tolist() == plain.test_clips()[0].positions.tolist()
+    benches = open_bench(config, load(encoder), CPU), bench_for(tiny_corpus, encoder)[0]
+    cached, plain = (bench.test_clips()[0] for bench in benches)
+    assert cached.positions.tolist() == plain.positions.tolist()
+    clips = [crop_resize(batch.frames, torch.from_numpy(batch.boxes), 16) for batch in (cached, plain)]
+    assert clips[0].std() > 0.01
+    torch.testing.assert_close(*clips, rtol=0, atol=1e-4)

@@ -6,7 +6,7 @@ import pytest
 
 from pretrain.cli import main
 from pretrain.report import write_report
-from pretrain.report_transfer import read_transfer
+from pretrain.transfer_results import read_results
 from tests.pretrain.test_report import Page, write_corpus, write_run
 from vie import VieError
 
@@ -150,11 +150,11 @@ def test_the_command_reads_a_folder(run, tmp_path, capsys):
 
 
 def test_folders_without_results_are_refused(tmp_path):
-    with pytest.raises(VieError, match="holds no results"):
-        read_transfer(tmp_path)
+    with pytest.raises(VieError, match="no results there"):
+        read_results([tmp_path])
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(VieError, match="is no results file"):
-        read_transfer(tmp_path)
+        read_results([tmp_path])
     (tmp_path / "metrics.json").write_text("{")
     with pytest.raises(VieError, match="cannot be read"):
-        read_transfer(tmp_path)
+        read_results([tmp_path])
