@@ -13,6 +13,8 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vie.models.stem import StemConv2d, StemConv3d
+
 BATCH_NORM_MOMENTUM = 0.003
 """VIE's decay of 0.997 in PyTorch's terms."""
 
@@ -44,10 +46,17 @@ class Plan:
         return size if self.strides_time else (over_time, size, size)
 
 
-def conv(dims: int, inputs: int, outputs: int, kernel: Size, stride: Size = 1) -> nn.Module:
+def conv(
+    dims: int,
+    inputs: int,
+    outputs: int,
+    kernel: Size,
+    stride: Size = 1,
+    layers: tuple[type[nn.Conv2d], type[nn.Conv3d]] = (nn.Conv2d, nn.Conv3d),
+) -> nn.Module:
     """A convolution over ``dims`` axes without bias, padded symmetrically."""
     sides = kernel if isinstance(kernel, tuple) else (kernel,) * dims
-    layer = nn.Conv2d if dims == 2 else nn.Conv3d
+    layer = layers[dims - 2]
     return layer(inputs, outputs, kernel, stride, padding=tuple(side // 2 for side in sides), bias=False)  # type: ignore[arg-type]
 
 
@@ -96,7 +105,7 @@ class PreActResNet18(nn.Module):
         super().__init__()
         dims = plan.dims
         self.width = width
-        self.stem = conv(dims, 3, width, plan.stem, plan.over_space(2))
+        self.stem = conv(dims, 3, width, plan.stem, plan.over_space(2), (StemConv2d, StemConv3d))
         pool = nn.MaxPool2d if dims == 2 else nn.MaxPool3d
         self.pool = pool(plan.over_space(3), plan.over_space(2), plan.over_space(1, over_time=0))
         self.stages = nn.ModuleList()
