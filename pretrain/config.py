@@ -165,7 +165,7 @@ class RuntimeConfig:
         precision: "bf16" is autocast; "auto" takes it where the device computes in it.
         channels_last: Memory layout of weights and activations.
         mode: How the forward and backward pass of a step runs: "eager"; "compile", through torch.compile; "cuda_graph",
-            replayed from a CUDA graph, for small pictures on a large GPU.
+            replayed from a CUDA graph, for small pictures on a large GPU. All but "eager" compile the augmentation.
         threads: CPU threads of the training process; none leaves PyTorch's choice.
     """
 

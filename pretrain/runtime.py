@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pretrain.config import Config, RuntimeConfig
 from pretrain.objective import cluster_sizes
 from vie import Sampling, VieError
+from vie.video.apply import Apply, apply_draw, compiled_apply_draw
 
 Autocast = Callable[[], AbstractContextManager[object]]
 Precision = Literal["fp32", "bf16"]
@@ -105,6 +106,11 @@ class _UnderAutocast(nn.Module):
         with self.autocast():
             embedding: Tensor = self.model(clip)
         return embedding
+
+
+def training_apply(runtime: RuntimeConfig) -> Apply:
+    """How training steps augment pixels: compiled, unless everything runs eagerly."""
+    return apply_draw if runtime.mode == "eager" else compiled_apply_draw()
 
 
 def use_channels_last(model: nn.Module, device: torch.device) -> None:

@@ -25,6 +25,7 @@ from pretrain.runtime import (
     resolve,
     resolve_device,
     resolve_sampling,
+    training_apply,
     training_forward,
     use_channels_last,
 )
@@ -88,6 +89,7 @@ class Trainer:
             batch_size = self.method.views * config.data.batch_size
             shape = self.method.clip_shape((batch_size, 3, clip.frames, clip.size, clip.size))
             self.forward = training_forward(network, config.runtime, shape, self.device)
+        self.apply = training_apply(config.runtime)
         self.clips = TrainClips(
             self.corpus.shards,
             self.corpus.instances,
@@ -186,7 +188,7 @@ class Trainer:
             group["lr"] = learning_rate(self.config.optim, self.step)
         frames = batch.frames.to(self.device, non_blocking=True)
         size, mean, std = self.clips.sampling.size, self.model.mean, self.model.std
-        clip = augment(frames, batch.drawn, size, batch.boxes, mean, std)
+        clip = augment(frames, batch.drawn, size, batch.boxes, mean, std, self.apply)
         instances = torch.from_numpy(batch.instances).to(self.device, non_blocking=True)
         taken, target = self.method.inputs(clip, instances, self.step)
         output = self.forward(taken)

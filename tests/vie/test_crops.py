@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop
 
-from vie.video.augment import Augmentation, augment, draw
+from vie.video import Augmentation, augment, draw
 from vie.video.crops import corner_boxes, resized_boxes
 
 HEIGHT, WIDTH = 96, 128

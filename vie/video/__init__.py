@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from vie.video.augment import Augmentation, Draw, augment, draw
+from vie.video.apply import augment
+from vie.video.augment import Augmentation, Draw, draw
 from vie.video.clips import Sampling, clip_frames, even_positions
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""VIE's augmentation: drawn as a pure function of (seed, epoch, instance, view), applied in batches on the device.
+"""VIE's augmentation, drawn as a pure function of (seed, epoch, instance, view); ``vie.video.apply`` applies it.
 
 One draw serves all frames of a clip. The recipe is VIE's "ColorJitter" (CVPR 2020, released code): a random short side,
 a random crop, brightness, contrast, saturation and hue in random order, greyscale, horizontal flip.
@@ -10,14 +10,11 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from vie.errors import VieError
 from vie.video.crops import corner_boxes, resized_boxes
-from vie.video.pixels import MEAN, STD, Boxes, Channels, crop_boxes, crop_resize, normalise
+from vie.video.pixels import Boxes, crop_boxes
 
-GREY = (0.299, 0.587, 0.114)
 ORDERS = np.array(list(itertools.permutations(range(4))))
 DRAWS = 12
 
@@ -149,110 +146,3 @@ def _draw_boxes(
     least, most = (round(size * side) for side in augmentation.short_side)
     short_side = np.floor(least + u[:, 0] * max(1, most - least)).astype(np.int64)
     return crop_boxes(height, width, short_side, size, u[:, 1:3])
-
-
-def augment(
-    frames: Tensor, drawn: Draw, size: int, boxes: Boxes | None = None, mean: Channels = MEAN, std: Channels = STD
-) -> Tensor:
-    """Applies a draw.
-
-    Args:
-        frames: (B, T, H, W, 3) uint8, on the device to work on.
-        drawn: For these B clips.
-        size: Side of the result.
-        boxes: Crops in pixels of ``frames`` where these are not whole pictures; None takes the draw's own.
-        mean: Of the stream, for the normalisation.
-        std: Of the stream, for the normalisation.
-
-    Returns:
-        (B, 3, T, size, size) float32, normalised.
-    """
-    # All numbers of the batch travel in one transfer.
-    columns = [drawn.boxes if boxes is None else boxes, drawn.flip[:, None], drawn.grey[:, None]]
-    packed = torch.from_numpy(np.concatenate(columns, axis=1, dtype=np.float32)).to(frames.device, non_blocking=True)
-    clip = crop_resize(frames, packed[:, :4], size, packed[:, 4] > 0)
-    clip = jitter(clip, drawn.factors, drawn.order)
-    if drawn.grey.any():
-        clip = torch.where((packed[:, 5] > 0).view(-1, 1, 1, 1, 1), _grey(clip), clip)
-    return normalise(clip, mean, std)
-
-
-def jitter(clip: Tensor, factors: npt.NDArray[np.float32], order: npt.NDArray[np.int64]) -> Tensor:
-    """Colour jitter with torchvision's definitions, in each clip's own order.
-
-    Brightness, contrast and saturation are one formula with different weights: x <- a x + b grey(x) + c mean(grey(x)),
-    cut to [0, 1]. So any order of the four is three turns of that formula before the hue and three after it, where a
-    clip sits a turn out by a = 1, b = c = 0: whole batches throughout, whatever each clip's order.
-
-    Args:
-        clip: (B, 3, T, H, W) in [0, 1].
-        factors: (B, 4) brightness, contrast, saturation, hue.
-        order: (B, 4) permutation of these four.
-
-    Returns:
-        (B, 3, T, H, W) in [0, 1].
-    """
-    weights = torch.from_numpy(_blend_weights(factors, order)).to(clip.device, non_blocking=True)
-    for turn, active in enumerate(_active_turns(factors, order)):
-        if turn == HUE_TURN and np.any(factors[:, 3]):
-            shift = torch.from_numpy(factors[:, 3]).to(clip.device, non_blocking=True)
-            clip = _hue(clip, shift.view(-1, 1, 1, 1, 1))
-        if active:
-            a, b, c = weights[turn].T[..., None, None, None, None]
-            grey = _grey(clip)
-            clip = (a * clip + (b * grey + c * grey.mean(dim=(3, 4), keepdim=True))).clamp_(0, 1)
-    return clip
-
-
-HUE_TURN = 3
-"""Turns before the hue; as many come after it."""
-
-
-def _turns(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """In which of the six turns each clip has its brightness, contrast and saturation: (B, 3)."""
-    place = np.argsort(order, axis=1)
-    before = place[:, :3] < place[:, 3:]
-    return np.where(before, place[:, :3], place[:, :3] - 1 + HUE_TURN)
-
-
-def _active_turns(factors: npt.NDArray[np.float32], order: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    turns = _turns(order)[factors[:, :3] != 1]
-    return np.isin(np.arange(2 * HUE_TURN), turns)
-
-
-def _blend_weights(factors: npt.NDArray[np.float32], order: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """The weights a, b, c of every turn and clip: (6, B, 3)."""
-    clips = np.arange(len(factors))
-    weights = np.tile(np.array([1, 0, 0], dtype=np.float32), (2 * HUE_TURN, len(factors), 1))
-    brightness, contrast, saturation = _turns(order).T
-    weights[brightness, clips, 0] = factors[:, 0]
-    weights[contrast, clips, 0] = factors[:, 1]
-    weights[contrast, clips, 2] = 1 - factors[:, 1]
-    weights[saturation, clips, 0] = factors[:, 2]
-    weights[saturation, clips, 1] = 1 - factors[:, 2]
-    return weights
-
-
-def _grey(clip: Tensor) -> Tensor:
-    red, green, blue = clip.split(1, dim=1)
-    return GREY[0] * red + GREY[1] * green + GREY[2] * blue
-
-
-def _hue(clip: Tensor, shift: Tensor) -> Tensor:
-    """Turns the colour circle in HSV space.
-
-    Smith 1978: of value v, chroma c and hue h in sixths of a turn, channel n (5, 3, 1 for red, green, blue) is
-    v - c * clamp(min(k, 4 - k), 0, 1) with k = (n + h) mod 6.
-    """
-    value, brightest = clip.max(dim=1, keepdim=True)
-    chroma = value - clip.amin(dim=1, keepdim=True)
-    red, green, blue = clip.split(1, dim=1)
-    divisor = torch.where(chroma == 0, 1.0, chroma)
-    sixth = torch.where(
-        brightest == 0,
-        (green - blue) / divisor,
-        torch.where(brightest == 1, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
-    )
-    base = sixth + 6 * shift
-    turned = torch.cat([base + 5, base + 3, base + 1], dim=1).remainder(6)
-    return value - chroma * torch.minimum(turned, 4 - turned).clamp_(0, 1)

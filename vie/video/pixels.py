@@ -85,10 +85,11 @@ def shrink(frames: Tensor, short_side: int) -> Tensor:
 
 def normalise(clip: Tensor, mean: Channels = MEAN, std: Channels = STD) -> Tensor:
     """Subtracts the mean and divides by the standard deviation: (B, 3, T, H, W) in [0, 1] to the same shape."""
-    return (clip - _channels(mean, clip.device)) / _channels(std, clip.device)
+    return (clip - channels(mean, clip.device)) / channels(std, clip.device)
 
 
 @functools.lru_cache
-def _channels(values: Channels, device: torch.device) -> Tensor:
+def channels(values: Channels, device: torch.device) -> Tensor:
+    """Numbers of the channels as a tensor (3, 1, 1, 1) on a device."""
     # Kept, because making it anew would wait for the device at every step.
     return torch.tensor(values, device=device).view(-1, 1, 1, 1)
