@@ -3,11 +3,11 @@
 from pretrain.corpora.cifar import write_cifar
 from pretrain.corpora.motions import MOTIONS
 from pretrain.corpora.moving_digits import write_moving_digits
-from pretrain.corpora.moving_objects import moving_objects_frames, render_objects, write_moving_objects
+from pretrain.corpora.moving_objects import object_chunks, render_objects, write_moving_objects
 
 __all__ = [
     "MOTIONS",
-    "moving_objects_frames",
+    "object_chunks",
     "render_objects",
     "write_cifar",
     "write_moving_digits",

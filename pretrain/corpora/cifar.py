@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torchvision.io import write_png
 
-from pretrain.corpora.writing import threads, write_once
+from pretrain.corpora.writing import in_threads, write_once
 from pretrain.listed import read_text
 from vie.errors import VieError
 
@@ -89,11 +89,11 @@ def write_cifar(
                 path = f"{split}/{labels[version.folder]}/{number:05d}.png"
                 rows.append({"path": path, **labels, "split": split})
                 pixels.append(record[len(names) :].reshape(PIXELS))
-        for parent in {(partial / row["path"]).parent for row in rows}:
+        paths = [partial / row["path"] for row in rows]
+        for parent in {path.parent for path in paths}:
             parent.mkdir(parents=True)
-        with threads(name, len(rows), workers) as (pool, bar):
-            for _ in pool.map(lambda row, planes: _write(partial / row["path"], planes), rows, pixels):
-                bar.update()
+        for _ in in_threads(name, list(zip(paths, pixels, strict=True)), lambda item: _write(*item), workers):
+            pass
         with (partial / LISTING_NAME).open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()

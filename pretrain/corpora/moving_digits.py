@@ -6,7 +6,7 @@ ways. Any frame shows the digit; the motion shows only over time.
 """
 
 import os
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pretrain.corpora.motions import MOTIONS, draw_path, placement
 from pretrain.corpora.video_files import LISTING_NAME, write_videos
-from pretrain.corpora.writing import CHUNK, Rendered, check_settings, write_once
+from pretrain.corpora.writing import CHUNK, Chunk, Rendered, check_settings, write_once
 
 KIND = "moving digits"
 VAL_FRACTION = 0.2
@@ -46,7 +46,7 @@ def write_moving_digits(
         fps: Frames per second.
         videos_per_digit: Videos of each of the 1,797 digits; up to 8 of them differ in motion.
         seed: Not negative; the same seed gives the same files, byte for byte.
-        workers: Encoding threads; as many as there are processors where left out.
+        workers: Threads; as many as there are processors where left out.
 
     Returns:
         The listing, ``videos.csv``, with the columns path, digit, motion and split.
@@ -58,13 +58,13 @@ def write_moving_digits(
     check_settings(settings, workers)
     folder = Path(out)
 
-    def write(partial: Path) -> None:
+    def write(folder: Path) -> None:
         from sklearn.datasets import load_digits
 
         images, digits = load_digits(return_X_y=True)
         glyphs = torch.from_numpy(images.reshape(-1, 8, 8).astype(np.float32) / 16)
-        chunks = _frames(glyphs, digits, size, frames, videos_per_digit, seed)
-        write_videos(partial, KIND, videos_per_digit * len(glyphs), chunks, fps, workers)
+        chunks = _chunks(glyphs, digits, size, frames, videos_per_digit, seed)
+        write_videos(folder, KIND, chunks, fps, workers)
 
     write_once(folder, KIND, settings, write)
     return folder / LISTING_NAME
@@ -104,16 +104,17 @@ def _plan(digits: npt.NDArray[np.int64], videos_per_digit: int, rng: np.random.G
     return sorted(plan)
 
 
-def _frames(
+def _chunks(
     glyphs: Tensor, digits: npt.NDArray[np.int64], size: int, frames: int, videos_per_digit: int, seed: int
-) -> Iterator[list[Rendered]]:
+) -> list[Chunk]:
     rng = np.random.default_rng(seed)
     plan = _plan(digits, videos_per_digit, rng)
     paths = torch.from_numpy(np.stack([draw_path(MOTIONS[motion], frames, rng) for _, motion, _ in plan]))
-    for start in range(0, len(plan), CHUNK):
+
+    def chunk(start: int) -> list[Rendered]:
         part = plan[start : start + CHUNK]
         videos = render(glyphs[[image for image, _, _ in part]], paths[start : start + CHUNK], size)
-        yield [
+        return [
             Rendered(
                 name=f"{digits[image]}/{image:04d}_{number:06d}.mp4",
                 frames=video[..., None].expand(-1, -1, -1, 3).contiguous(),
@@ -122,3 +123,5 @@ def _frames(
             )
             for number, (video, (image, motion, split)) in enumerate(zip(videos, part, strict=True), start)
         ]
+
+    return [partial(chunk, start) for start in range(0, len(plan), CHUNK)]

@@ -7,8 +7,8 @@ belongs to.
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from pretrain.corpora.motions import MOTIONS, draw_path, placement
 from pretrain.corpora.pictures import Picture, Pictures
 from pretrain.corpora.prepared import write_prepared
 from pretrain.corpora.video_files import write_videos
-from pretrain.corpora.writing import CHUNK, Rendered, check_settings, write_once
+from pretrain.corpora.writing import CHUNK, Chunk, Rendered, check_settings, write_once
 
 KIND = "moving objects"
 FPS = 25
@@ -73,7 +73,7 @@ def write_moving_objects(
         seed: Not negative; the same seed gives the same files, byte for byte.
         prepared: Writes the corpus straight into shards, as JPEG frames, rather than as H.264 files with the listing
             ``videos.csv``; this needs no video encoder. Labels are ``object`` and ``motion`` either way.
-        workers: Encoding threads; as many as there are processors where left out.
+        workers: Threads; as many as there are processors where left out.
 
     Returns:
         The folder.
@@ -89,21 +89,20 @@ def write_moving_objects(
         digest = source.digest()
 
         def write(partial: Path) -> None:
-            total = len(source.pictures)
-            chunks = moving_objects_frames(source, size, frames, backgrounds, seed)
+            chunks = object_chunks(source, size, frames, backgrounds, seed)
             if prepared:
-                write_prepared(partial, KIND, total, chunks, FPS, size, workers)
+                write_prepared(partial, KIND, chunks, FPS, size, workers)
             else:
-                write_videos(partial, KIND, total, chunks, FPS, workers)
+                write_videos(partial, KIND, chunks, FPS, workers)
 
         write_once(folder, KIND, {**numbers, "prepared": prepared, "pictures": digest}, write)
     return folder
 
 
-def moving_objects_frames(
+def object_chunks(
     source: Pictures, size: int = 64, frames: int = 16, backgrounds: int = 16, seed: int = 0
-) -> Iterator[list[Rendered]]:
-    """Renders the videos without encoding them, some at a time, in the order of the pictures.
+) -> list[Chunk]:
+    """The videos without encoding them, some at a time, in the order of the pictures.
 
     Args:
         source: The pictures; open until the last video is there.
@@ -112,33 +111,33 @@ def moving_objects_frames(
         backgrounds: Number of backgrounds.
         seed: Not negative.
 
-    Yields:
-        Videos named ``{class}/{picture}_{number}.mp4``, with the labels ``object`` and ``motion``.
-
-    Raises:
-        VieError: A picture cannot be decoded.
+    Returns:
+        Functions that render some videos each, named ``{class}/{picture}_{number}.mp4`` and with the labels ``object``
+        and ``motion``; they raise ``VieError`` for a picture that cannot be decoded.
     """
     scenes = draw_scenes(source.pictures, frames, backgrounds, seed)
     fields = draw_backgrounds(backgrounds, size, seed)
     side = round(size * OBJECT_SIDE / 2)  # so that an object of middle size is neither shrunk nor enlarged again
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(source.pictures), CHUNK):
-            part = slice(start, start + CHUNK)
-            chosen = source.pictures[part]
-            pixels = torch.stack(list(pool.map(lambda picture: source.read(picture, side), chosen)))
-            views = background_views(fields, scenes.background[part], scenes.offset[part], size)
-            videos = render_objects(pixels.float() / 255, views, torch.from_numpy(scenes.paths[part]), size)
-            yield [
-                Rendered(
-                    name=f"{picture.label}/{Path(picture.name).stem}_{number:06d}.mp4",
-                    frames=video,
-                    labels={"object": picture.label, "motion": MOTIONS[motion]},
-                    split=picture.split,
-                )
-                for number, (picture, motion, video) in enumerate(
-                    zip(chosen, scenes.motion[part], videos, strict=True), start
-                )
-            ]
+
+    def chunk(start: int) -> list[Rendered]:
+        part = slice(start, start + CHUNK)
+        chosen = source.pictures[part]
+        pixels = torch.stack([source.read(picture, side) for picture in chosen])
+        views = background_views(fields, scenes.background[part], scenes.offset[part], size)
+        videos = render_objects(pixels.float() / 255, views, torch.from_numpy(scenes.paths[part]), size)
+        return [
+            Rendered(
+                name=f"{picture.label}/{Path(picture.name).stem}_{number:06d}.mp4",
+                frames=video,
+                labels={"object": picture.label, "motion": MOTIONS[motion]},
+                split=picture.split,
+            )
+            for number, (picture, motion, video) in enumerate(
+                zip(chosen, scenes.motion[part], videos, strict=True), start
+            )
+        ]
+
+    return [partial(chunk, start) for start in range(0, len(source.pictures), CHUNK)]
 
 
 def render_objects(pictures: Tensor, backgrounds: Tensor, paths: Tensor, size: int) -> Tensor:

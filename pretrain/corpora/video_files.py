@@ -1,38 +1,36 @@
 """A corpus that is computed, as video files with a listing."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from pretrain.corpora.writing import Rendered, threads
+from pretrain.corpora.writing import Chunk, Rendered, in_chunks
 
 LISTING_NAME = "videos.csv"
 
 
-def write_videos(
-    folder: Path, kind: str, total: int, chunks: Iterable[Sequence[Rendered]], fps: int, workers: int | None
-) -> None:
+def write_videos(folder: Path, kind: str, chunks: Sequence[Chunk], fps: int, workers: int | None) -> None:
     """Writes H.264 files, and a listing with the columns path, the labels' and split.
 
     Args:
         folder: An empty folder.
         kind: What the progress bar says.
-        total: Number of videos.
         chunks: The videos, some at a time; all with the same label columns.
         fps: Frames per second.
-        workers: Encoding threads; as many as there are processors where left out.
+        workers: Threads; as many as there are processors where left out.
     """
     rows: list[dict[str, str]] = []
-    with threads(kind, total, workers) as (pool, bar):
-        for chunk in chunks:
-            for video in chunk:
-                (folder / video.name).parent.mkdir(parents=True, exist_ok=True)
-            list(pool.map(lambda video: _encode(folder / video.name, video.frames.numpy(), fps), chunk))
-            rows.extend({"path": video.name, **video.labels, "split": video.split} for video in chunk)
-            bar.update(len(chunk))
+
+    def encode(video: Rendered) -> None:
+        path = folder / video.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _encode(path, video.frames.numpy(), fps)
+
+    for video, _ in in_chunks(kind, chunks, encode, workers):
+        rows.append({"path": video.name, **video.labels, "split": video.split})
     with (folder / LISTING_NAME).open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()

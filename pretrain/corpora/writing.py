@@ -3,12 +3,13 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -31,6 +32,13 @@ class Rendered(NamedTuple):
     frames: Tensor
     labels: dict[str, str]
     split: str
+
+
+Chunk = Callable[[], list[Rendered]]
+"""Renders some videos, in any thread."""
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 def check_settings(settings: Mapping[str, int], workers: int | None) -> None:
@@ -74,14 +82,45 @@ def write_once(folder: Path, kind: str, settings: Mapping[str, object], write: C
         raise VieError(f"{folder}: cannot be written ({error.strerror or error}): choose another folder") from error
 
 
-@contextmanager
-def threads(kind: str, total: int, workers: int | None) -> Iterator[tuple[ThreadPoolExecutor, "tqdm[Any]"]]:
-    """Threads that encode, and a progress bar that a terminal shows; encoders let go of the interpreter."""
+def in_threads(
+    kind: str, items: Sequence[Item], make: Callable[[Item], Made], workers: int | None, each: int = 1
+) -> Iterator[Made]:
+    """Makes something of every item in threads, in order; a terminal shows a progress bar.
+
+    Args:
+        kind: What the progress bar says.
+        items: What something is made of.
+        make: Lets go of the interpreter for most of its time.
+        workers: Number of threads; as many as there are processors where left out.
+        each: Videos in an item.
+    """
+    workers = workers or os.cpu_count() or 1
     with (
-        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
-        tqdm(total=total, desc=kind, unit="video", disable=None) as bar,
+        # One thread for each operator, as every processor has an item of its own.
+        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        tqdm(total=len(items), desc=kind, unit="video", unit_scale=each, disable=None) as bar,
     ):
-        yield pool, bar
+        waiting: deque[Future[Made]] = deque()
+        for item in items:
+            waiting.append(pool.submit(make, item))
+            if len(waiting) > 2 * workers:  # no more of them than these are held in memory
+                yield waiting.popleft().result()
+                bar.update()
+        while waiting:
+            yield waiting.popleft().result()
+            bar.update()
+
+
+def in_chunks(
+    kind: str, chunks: Sequence[Chunk], store: Callable[[Rendered], Made], workers: int | None
+) -> Iterator[tuple[Rendered, Made]]:
+    """Renders and stores the videos of chunks in threads; yields every video in order, with what ``store`` made."""
+
+    def make(chunk: Chunk) -> list[tuple[Rendered, Made]]:
+        return [(video, store(video)) for video in chunk()]
+
+    for made in in_threads(kind, chunks, make, workers, CHUNK):
+        yield from made
 
 
 def _is_complete(folder: Path, kind: str, settings_name: str, settings: Mapping[str, object]) -> bool:

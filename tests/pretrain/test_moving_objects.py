@@ -17,7 +17,7 @@ from pretrain.corpora.moving_objects import (
     background_views,
     draw_backgrounds,
     draw_scenes,
-    moving_objects_frames,
+    object_chunks,
     render_objects,
     write_moving_objects,
 )
@@ -66,7 +66,7 @@ def test_prepared_corpus_holds_every_picture_once(pictures, tmp_path):
     cells = Counter(zip(shards.splits.tolist(), shards.labels("object"), shards.labels("motion"), strict=True))
     assert set(cells.values()) == {24 // len(MOTIONS), 8 // len(MOTIONS)}
     with Pictures(pictures) as source:
-        rendered = [video for chunk in moving_objects_frames(source, **SMALL) for video in chunk]
+        rendered = [video for chunk in object_chunks(source, **SMALL) for video in chunk()]
     assert [video.name for video in rendered] == shards.names
     for row in (0, 50, 95):
         stored = shards.read(row, range(6))
@@ -79,7 +79,7 @@ def test_video_files_show_the_same_and_are_a_source(pictures, tmp_path):
     folder = write_moving_objects(tmp_path / "out", pictures, **SMALL)
     videos = list_videos(folder / "videos.csv")
     with Pictures(pictures) as source:
-        rendered = [video for chunk in moving_objects_frames(source, **SMALL) for video in chunk]
+        rendered = [video for chunk in object_chunks(source, **SMALL) for video in chunk()]
     assert [(v.name, v.labels, v.split) for v in videos] == [(v.name, v.labels, v.split) for v in rendered]
     decoded = open_video(videos[7].path).get_batch(range(6))
     assert distance(decoded, rendered[7].frames) < 0.3 * distance(decoded, rendered[6].frames)
