@@ -14,7 +14,7 @@ def draw_comparison(contents: list[Content], readout: str, out: Path) -> list[Pa
     The best on average come first. A hollow mark is the same network with random weights; the dotted line is chance.
 
     Args:
-        contents: From ``benchmarks.transfer.results.read_results``.
+        contents: From ``pretrain.transfer_results.read_results``.
         readout: As for ``benchmarks.transfer.table.comparison``.
         out: Folder; made if absent.
 

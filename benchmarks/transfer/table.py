@@ -28,7 +28,7 @@ def tables(contents: list[Content], layers: Sequence[str] = ()) -> str:
     """One table for each task, split, label and read-out: a line for each encoder, a column for each layer.
 
     Args:
-        contents: From ``benchmarks.transfer.results.read_results``.
+        contents: From ``pretrain.transfer_results.read_results``.
         layers: Columns to keep, such as "conv5 flat"; all where left out.
     """
     records = [record for record in collect(contents) if not layers or record.place in layers]
@@ -48,7 +48,7 @@ def comparison(contents: list[Content], readout: str) -> str:
     """One table for each task and split: a line for each encoder, a column for each label.
 
     Args:
-        contents: From ``benchmarks.transfer.results.read_results``.
+        contents: From ``pretrain.transfer_results.read_results``.
         readout: The one to compare by: its name and its layer, such as "linear conv5 flat" or "knn pooled avg".
     """
     parts = []
