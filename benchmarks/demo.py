@@ -9,10 +9,10 @@ from benchmarks.transfer.config import parse_task
 from benchmarks.transfer.results import evaluate
 from benchmarks.transfer.table import comparison
 from pretrain.corpora.moving_digits import write_moving_digits
-from pretrain.inputs import list_videos
 from pretrain.join import join_encoders
-from pretrain.prepare import PrepareConfig, prepare
-from pretrain.report import write_report
+from pretrain.preparation.inputs import list_videos
+from pretrain.preparation.prepare import PrepareConfig, prepare
+from pretrain.reporting.report import write_report
 from pretrain.settings import parse_config
 from pretrain.summary import summarise
 from pretrain.train import Trainer

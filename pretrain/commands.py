@@ -42,7 +42,9 @@ def _add_prepare(commands: "argparse._SubParsersAction[CommandParser]") -> None:
     parser.add_argument(
         "--val-fraction", type=float, default=0.0, help="share of the videos to hold out where the source has no splits"
     )
-    settings = parser.add_argument_group("settings (left out: the default of pretrain.prepare.PrepareConfig)")
+    settings = parser.add_argument_group(
+        "settings (left out: the default of pretrain.preparation.prepare.PrepareConfig)"
+    )
     settings.add_argument("--short-side", type=int, help="shorter side of the stored frames, in pixels (128)")
     settings.add_argument("--quality", type=int, help="of the JPEG frames, 1 to 100 (90)")
     settings.add_argument("--workers", type=int, help="processes (one for each CPU)")
@@ -52,8 +54,8 @@ def _add_prepare(commands: "argparse._SubParsersAction[CommandParser]") -> None:
 
 
 def _prepare(parsed: argparse.Namespace) -> None:
-    from pretrain.inputs import list_videos
-    from pretrain.prepare import FAILED_NAME, PrepareConfig, prepare
+    from pretrain.preparation.inputs import list_videos
+    from pretrain.preparation.prepare import FAILED_NAME, PrepareConfig, prepare
 
     labels = parsed.labels.split(",") if parsed.labels else None
     videos = list_videos(parsed.source, root=parsed.root, labels=labels, val_fraction=parsed.val_fraction)
@@ -128,7 +130,7 @@ def _add_report(commands: "argparse._SubParsersAction[CommandParser]") -> None:
 
 
 def _report(parsed: argparse.Namespace) -> None:
-    from pretrain.report import write_report
+    from pretrain.reporting.report import write_report
     from pretrain.transfer_results import read_results
 
     transfer = read_results([parsed.transfer]) if parsed.transfer else ()

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from pretrain.clips import EvalClips, workers_for
 from pretrain.config import KnnConfig
-from pretrain.prefetch import stream
+from pretrain.data.clips import EvalClips, workers_for
+from pretrain.data.prefetch import stream
 from pretrain.runtime import Autocast
 from vie import Sampling, Stream, VieError, knn_scores
 from vie.linear import linear_readout

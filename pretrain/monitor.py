@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pretrain import evaluate
-from pretrain.clips import EvalClips
 from pretrain.config import Config
-from pretrain.corpus import Corpus
-from pretrain.readers import ClipReader
+from pretrain.data.clips import EvalClips
+from pretrain.data.corpus import Corpus
+from pretrain.data.readers import ClipReader
 from pretrain.runtime import autocast_to, describe_machine
 from vie import Sampling, Stream, save_pretrained
 from vie.files import write_atomically, write_text_atomically

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pretrain.config import BankConfig, InstanceRecognitionConfig, LocalAggregationConfig
-from pretrain.order import step_generator
+from pretrain.data.order import step_generator
 from vie import MemoryBank, VieError, cluster
 from vie.objectives import instance_softmax_loss, neighbour_share_loss, noise_contrastive_loss
 

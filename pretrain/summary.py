@@ -7,7 +7,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from pretrain import evaluate
-from pretrain.corpus import label_columns
+from pretrain.data.corpus import label_columns
 from pretrain.monitor import METRICS_NAME
 from pretrain.settings import parse_config
 from pretrain.train import CONFIG_NAME

@@ -12,15 +12,15 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 
 from pretrain.checkpoint import load_checkpoint, save_checkpoint
-from pretrain.clips import TrainBatch, TrainClips, workers_for
 from pretrain.config import Config
-from pretrain.corpus import open_corpus, open_reader
+from pretrain.data.clips import TrainBatch, TrainClips, workers_for
+from pretrain.data.corpus import open_corpus, open_reader
+from pretrain.data.prefetch import stream
 from pretrain.failures import Failures
 from pretrain.history import History
 from pretrain.methods import create_method
 from pretrain.monitor import Monitor
 from pretrain.optim import learning_rate, make_optimizer
-from pretrain.prefetch import stream
 from pretrain.runtime import (
     resolve,
     resolve_device,

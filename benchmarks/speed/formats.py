@@ -29,9 +29,9 @@ from torch import Tensor
 
 from benchmarks.speed.fidelity import psnr, ssim
 from benchmarks.speed.synthetic import write_synthetic
-from pretrain.frames import shrink
-from pretrain.inputs import Video, list_videos
-from pretrain.prepare import PrepareConfig, prepare
+from pretrain.preparation.frames import shrink
+from pretrain.preparation.inputs import Video, list_videos
+from pretrain.preparation.prepare import PrepareConfig, prepare
 from vie.errors import VieError
 from vie.video.shards import Shards
 from vie.video.source import Decoder, open_video, require_decoder

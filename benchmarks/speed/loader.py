@@ -29,13 +29,13 @@ from torch.utils.data import DataLoader
 
 from benchmarks.speed.formats import describe_machine
 from benchmarks.speed.synthetic import write_synthetic
-from pretrain.clips import TrainClips
-from pretrain.frames import shrink
-from pretrain.inputs import Video, list_videos
-from pretrain.instances import whole_videos
-from pretrain.prefetch import stream
-from pretrain.prepare import PrepareConfig, prepare
-from pretrain.readers import ShardReader
+from pretrain.data.clips import TrainClips
+from pretrain.data.instances import whole_videos
+from pretrain.data.prefetch import stream
+from pretrain.data.readers import ShardReader
+from pretrain.preparation.frames import shrink
+from pretrain.preparation.inputs import Video, list_videos
+from pretrain.preparation.prepare import PrepareConfig, prepare
 from vie.video import Augmentation, Sampling, Shards
 from vie.video.source import open_video
 

@@ -14,8 +14,8 @@ from benchmarks.transfer.config import TransferConfig
 from benchmarks.transfer.modes import MODES
 from benchmarks.transfer.task import open_task
 from benchmarks.transfer.training import Bench
+from pretrain.data.readers import ClipReader, DeviceReader, ShardReader
 from pretrain.evaluate import describe_crop
-from pretrain.readers import ClipReader, DeviceReader, ShardReader
 from pretrain.runtime import describe_machine, resolve_device, resolve_precision, use_channels_last
 from pretrain.transfer_results import FORMAT, read_results
 from vie import Encoder, VieError, load

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.transfer.config import TaskData
-from pretrain.corpus import label_columns
+from pretrain.data.corpus import label_columns
 from vie import VieError
 from vie.video import Shards
 

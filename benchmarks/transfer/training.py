@@ -12,12 +12,12 @@ from benchmarks.transfer.config import Schedule, TransferConfig
 from benchmarks.transfer.networks import Classifier, Probe
 from benchmarks.transfer.readouts import Place, summed_loss
 from benchmarks.transfer.task import Task
-from pretrain.clips import EvalClips, TrainClips, workers_for
 from pretrain.config import OptimConfig
-from pretrain.instances import whole_videos
+from pretrain.data.clips import EvalClips, TrainClips, workers_for
+from pretrain.data.instances import whole_videos
+from pretrain.data.prefetch import stream
+from pretrain.data.readers import ClipReader
 from pretrain.optim import learning_rate, norm_parameters
-from pretrain.prefetch import stream
-from pretrain.readers import ClipReader
 from pretrain.timing import progress_interval
 from vie import Sampling, VieError
 from vie.video import augment

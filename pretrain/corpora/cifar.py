@@ -18,7 +18,7 @@ import torch
 from torchvision.io import write_png
 
 from pretrain.corpora.writing import in_threads, write_once
-from pretrain.listed import read_text
+from pretrain.preparation.listed import read_text
 from vie.errors import VieError
 
 LISTING_NAME = "pictures.csv"

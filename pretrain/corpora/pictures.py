@@ -15,8 +15,8 @@ from zipfile import BadZipFile, ZipFile, is_zipfile
 from torch import Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
 
-from pretrain.folders import is_hidden, misplaced, places, walk
-from pretrain.listed import held_out
+from pretrain.preparation.folders import is_hidden, misplaced, places, walk
+from pretrain.preparation.listed import held_out
 from vie.errors import VieError
 from vie.video.picture import PICTURE_EXTENSIONS, is_picture, read_picture
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretrain.corpora.writing import Chunk, Rendered, in_chunks
-from pretrain.corpus_folder import FORMAT, write_corpus
-from pretrain.frames import Transcoded, encode_frames
-from pretrain.listed import Video
-from pretrain.shard_writer import SHARD_VIDEOS, ShardWriter, SourceKey
+from pretrain.preparation.corpus_folder import FORMAT, write_corpus
+from pretrain.preparation.frames import Transcoded, encode_frames
+from pretrain.preparation.listed import Video
+from pretrain.preparation.shard_writer import SHARD_VIDEOS, ShardWriter, SourceKey
 
 QUALITY = 90
 

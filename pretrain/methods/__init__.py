@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from pretrain.config import Config
-from pretrain.corpus import Corpus
+from pretrain.data.corpus import Corpus
 from pretrain.methods.method import Method
 from pretrain.methods.opn import OPN
 from pretrain.methods.rotnet import RotNet

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.config import Config
-from pretrain.corpus import Corpus
+from pretrain.data.corpus import Corpus
+from pretrain.data.order import step_generator
 from pretrain.methods.heads import HeadedStream
 from pretrain.methods.method import Method, Shape
-from pretrain.order import step_generator
 from pretrain.runtime import resolve_sampling
 from vie import Sampling, Stream, VieError
 from vie.models.preact import init_weights

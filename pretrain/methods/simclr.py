@@ -2,7 +2,7 @@ import torch
 from torch import Tensor
 
 from pretrain.config import Config
-from pretrain.corpus import Corpus
+from pretrain.data.corpus import Corpus
 from pretrain.methods.heads import HeadedStream
 from pretrain.methods.method import Method
 from vie import Stream, VieError

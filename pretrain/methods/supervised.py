@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.config import Config
-from pretrain.corpus import Corpus
+from pretrain.data.corpus import Corpus
 from pretrain.methods.heads import HeadedStream
 from pretrain.methods.method import Method
 from vie import Stream, VieError

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from pretrain.config import Config
-from pretrain.corpus import Corpus
+from pretrain.data.corpus import Corpus
+from pretrain.data.order import steps_per_epoch
 from pretrain.methods.method import Method
 from pretrain.objective import Objective
-from pretrain.order import steps_per_epoch
 from vie import MemoryBank, Stream
 
 

@@ -11,7 +11,7 @@ from benchmarks.jobs import Job, read_jobs
 from benchmarks.listings import OPPOSITES
 from benchmarks.listings import main as write_listing
 from benchmarks.transfer.config import parse_task
-from pretrain.inputs import list_videos
+from pretrain.preparation.inputs import list_videos
 from pretrain.settings import parse_config
 from vie import VieError
 

@@ -11,8 +11,8 @@ from benchmarks.transfer.training import Bench
 from benchmarks.transfer.training import test as score
 from benchmarks.transfer.training import train as train_readouts
 from pretrain import evaluate
-from pretrain.clips import EvalClips
-from pretrain.readers import ShardReader
+from pretrain.data.clips import EvalClips
+from pretrain.data.readers import ShardReader
 from pretrain.runtime import autocast_to
 from pretrain.settings import parse_config
 from pretrain.train import Trainer

@@ -21,8 +21,8 @@ from benchmarks.transfer.results import open_bench
 from benchmarks.transfer.table import collect
 from benchmarks.transfer.training import Bench, train
 from benchmarks.transfer.training import test as score
-from pretrain.inputs import list_videos
-from pretrain.prepare import PrepareConfig, prepare
+from pretrain.preparation.inputs import list_videos
+from pretrain.preparation.prepare import PrepareConfig, prepare
 from pretrain.runtime import autocast_to
 from pretrain.transfer_results import read_results
 from tests.conftest import rewrite_index, write_corpus

@@ -8,7 +8,7 @@ from PIL import Image
 
 from pretrain.cli import main
 from pretrain.corpora.cifar import write_cifar
-from pretrain.inputs import list_videos
+from pretrain.preparation.inputs import list_videos
 from vie.errors import VieError
 
 NAMES = ["airplane", "automobile", "bird"]

@@ -3,9 +3,9 @@ import math
 import pytest
 
 from pretrain.config import Config
+from pretrain.data.order import steps_per_epoch
 from pretrain.history import read_history
 from pretrain.objective import cluster_sizes
-from pretrain.order import steps_per_epoch
 from pretrain.settings import parse_config
 from pretrain.train import Trainer
 from vie import load

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from pretrain import evaluate
-from pretrain.clips import EvalClips as EvaluationClips
-from pretrain.clips import TrainBatch, TrainClips, workers_for
-from pretrain.instances import whole_videos
-from pretrain.prefetch import stream
-from pretrain.readers import DeviceReader, Pixels, ShardReader
+from pretrain.data.clips import EvalClips as EvaluationClips
+from pretrain.data.clips import TrainBatch, TrainClips, workers_for
+from pretrain.data.instances import whole_videos
+from pretrain.data.prefetch import stream
+from pretrain.data.readers import DeviceReader, Pixels, ShardReader
 from pretrain.runtime import autocast_to
 from vie import Sampling, VieError, create_model
 from vie.video import Augmentation, Draw, Shards, augment, clip_frames, draw

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, safe_open
 
 from pretrain import evaluate
 from pretrain.config import KnnConfig
-from pretrain.corpus import Corpus, draw_fraction, open_corpus
+from pretrain.data.corpus import Corpus, draw_fraction, open_corpus
 from pretrain.failures import FAILURES_NAME
 from pretrain.history import read_history
 from pretrain.monitor import METRICS_NAME

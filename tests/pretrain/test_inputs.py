@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.inputs import list_videos
+from pretrain.preparation.inputs import list_videos
 from vie.errors import VieError
 
 

@@ -3,9 +3,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from pretrain.clips import TrainClips
-from pretrain.instances import Instances, temporal_bins, whole_videos
-from pretrain.readers import Pixels, ShardReader
+from pretrain.data.clips import TrainClips
+from pretrain.data.instances import Instances, temporal_bins, whole_videos
+from pretrain.data.readers import Pixels, ShardReader
 from vie.video import Augmentation, Sampling, Shards
 from vie.video.clips import count_starts
 

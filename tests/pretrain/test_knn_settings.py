@@ -14,11 +14,11 @@ from torch import Tensor
 
 from pretrain import evaluate
 from pretrain.checkpoint import CHECKPOINT_NAME
-from pretrain.clips import EvalClips
 from pretrain.config import KnnConfig, MonitorConfig
-from pretrain.gallery import find_neighbours
+from pretrain.data.clips import EvalClips
 from pretrain.history import read_history
 from pretrain.monitor import METRICS_NAME
+from pretrain.reporting.gallery import find_neighbours
 from pretrain.runtime import resolve_sampling
 from pretrain.settings import parse_config
 from pretrain.summary import summarise

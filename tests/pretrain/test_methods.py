@@ -14,7 +14,7 @@ from pretrain.history import read_history
 from pretrain.methods import METHODS, Method
 from pretrain.methods.opn import FORWARD, OPN, PairwiseHead, draw_start
 from pretrain.monitor import METRICS_NAME
-from pretrain.report import STAGES, write_report
+from pretrain.reporting.report import STAGES, write_report
 from pretrain.settings import RECIPES, parse_config
 from pretrain.train import Trainer
 from tests.conftest import NEEDS_GPU, rewrite_index, tiny_run, write_corpus

@@ -8,7 +8,7 @@ import torch
 
 from pretrain.corpora import MOTIONS, write_moving_digits
 from pretrain.corpora.moving_digits import draw_path
-from pretrain.inputs import list_videos
+from pretrain.preparation.inputs import list_videos
 from vie.errors import VieError
 
 

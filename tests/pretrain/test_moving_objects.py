@@ -22,7 +22,7 @@ from pretrain.corpora.moving_objects import (
     write_moving_objects,
 )
 from pretrain.corpora.pictures import Picture, Pictures
-from pretrain.inputs import list_videos
+from pretrain.preparation.inputs import list_videos
 from tests.conftest import NEEDS_GPU
 from vie.errors import VieError
 from vie.video.shards import Shards

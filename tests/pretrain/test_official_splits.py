@@ -3,8 +3,8 @@
 import pyarrow.parquet as pq
 import pytest
 
-from pretrain.inputs import list_videos
-from pretrain.prepare import PrepareConfig, prepare
+from pretrain.preparation.inputs import list_videos
+from pretrain.preparation.prepare import PrepareConfig, prepare
 from tests.videos import write_video
 from vie.errors import VieError
 from vie.video.shards import Shards

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from pretrain.order import batch_instances, steps_per_epoch
+from pretrain.data.order import batch_instances, steps_per_epoch
 from vie import VieError
 
 

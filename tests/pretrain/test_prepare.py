@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain import worker_pool
-from pretrain.frames import shrink
-from pretrain.inputs import Video, list_videos
-from pretrain.prepare import PrepareConfig, prepare
-from pretrain.transcode import transcode
+from pretrain.preparation import worker_pool
+from pretrain.preparation.frames import shrink
+from pretrain.preparation.inputs import Video, list_videos
+from pretrain.preparation.prepare import PrepareConfig, prepare
+from pretrain.preparation.transcode import transcode
 from tests.videos import cut, cut_after_packet, write_sound, write_video
 from vie.errors import VieError
 from vie.video.shards import Shards
@@ -274,8 +274,8 @@ def test_a_killed_run_leaves_nothing_half_written_and_is_taken_up(tmp_path):
     for i in range(1, 40):
         shutil.copy(source / "00.mp4", source / f"{i:02d}.mp4")
     code = f"""
-from pretrain.inputs import list_videos
-from pretrain.prepare import PrepareConfig, prepare
+from pretrain.preparation.inputs import list_videos
+from pretrain.preparation.prepare import PrepareConfig, prepare
 if __name__ == "__main__":
     prepare(list_videos({str(source)!r}), {str(out)!r}, PrepareConfig(short_side=64, workers=2, shard_videos=4))
 """
@@ -373,9 +373,9 @@ def test_an_impossible_frame_rate_is_guessed_anew(tmp_path, monkeypatch, fps):
         source.fps = fps
         return source
 
-    monkeypatch.setattr("pretrain.transcode.open_video", misled)
+    monkeypatch.setattr("pretrain.preparation.transcode.open_video", misled)
     assert transcode(path, 64, 90).fps == 30
-    monkeypatch.setattr("pretrain.transcode._is_rate", lambda rate: False)
+    monkeypatch.setattr("pretrain.preparation.transcode._is_rate", lambda rate: False)
     with pytest.raises(VieError, match="tells no frame rate"):
         transcode(path, 64, 90)
 
@@ -400,8 +400,8 @@ def test_nothing_to_prepare_is_an_error(tmp_path):
 
 def test_a_script_without_a_main_guard_is_told_so(ten, tmp_path):
     code = f"""
-from pretrain.inputs import list_videos
-from pretrain.prepare import prepare
+from pretrain.preparation.inputs import list_videos
+from pretrain.preparation.prepare import prepare
 prepare(list_videos({str(ten)!r}), {str(tmp_path / "out")!r}, progress=False)
 """
     (tmp_path / "script.py").write_text(code)

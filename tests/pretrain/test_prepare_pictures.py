@@ -5,8 +5,8 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import resize
 
-from pretrain.inputs import list_videos
-from pretrain.prepare import PrepareConfig, prepare
+from pretrain.preparation.inputs import list_videos
+from pretrain.preparation.prepare import PrepareConfig, prepare
 from vie.video.clips import Sampling, clip_frames
 from vie.video.shards import Shards
 

@@ -21,8 +21,8 @@ from pretrain.config import (
     MonitorConfig,
 )
 from pretrain.evaluate import Features, protocol
-from pretrain.gallery import draw_maps, find_neighbours
-from pretrain.report import write_report
+from pretrain.reporting.gallery import draw_maps, find_neighbours
+from pretrain.reporting.report import write_report
 from pretrain.settings import dump_config
 from pretrain.summary import last_stage, load_features, summarise
 from vie import Sampling, VieError
@@ -270,7 +270,7 @@ def test_two_runs_are_joined(double, runs):
 
 def test_a_summary_that_is_given_is_not_made_again(runs, double, tmp_path, monkeypatch):
     summary = summarise(runs)
-    monkeypatch.setattr("pretrain.report.summarise", None)
+    monkeypatch.setattr("pretrain.reporting.report.summarise", None)
     assert write_report(runs, tmp_path / "report.html", summary).read_text() == double.text
 
 

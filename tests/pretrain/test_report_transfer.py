@@ -5,7 +5,7 @@ import statistics
 import pytest
 
 from pretrain.cli import main
-from pretrain.report import write_report
+from pretrain.reporting.report import write_report
 from pretrain.transfer_results import read_results
 from tests.pretrain.test_report import Page, write_corpus, write_run
 from vie import VieError

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from pretrain.readers import DeviceReader, ShardReader
+from pretrain.data.readers import DeviceReader, ShardReader
 from vie import VieError
 from vie.video import Augmentation, Draw, Sampling, Shards, augment, clip_frames, draw
 from vie.video.apply import apply_draw, compiled_apply_draw

@@ -10,9 +10,9 @@ import torch
 import webdataset as wds
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from pretrain.inputs import Video
-from pretrain.shard_writer import ShardWriter, source_key
-from pretrain.transcode import transcode
+from pretrain.preparation.inputs import Video
+from pretrain.preparation.shard_writer import ShardWriter, source_key
+from pretrain.preparation.transcode import transcode
 from tests.conftest import rewrite_index
 from tests.videos import write_video
 from vie.errors import VieError

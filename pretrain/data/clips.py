@@ -7,9 +7,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pretrain.instances import Instances
-from pretrain.order import batch_instances, steps_per_epoch
-from pretrain.readers import ClipReader, DeviceReader
+from pretrain.data.instances import Instances
+from pretrain.data.order import batch_instances, steps_per_epoch
+from pretrain.data.readers import ClipReader, DeviceReader
 from vie import VieError
 from vie.video import Augmentation, Draw, Sampling, Shards, clip_frames, draw, even_positions
 from vie.video.pixels import Boxes, centre_boxes

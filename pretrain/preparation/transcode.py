@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.frames import Transcoded, encode_frames
+from pretrain.preparation.frames import Transcoded, encode_frames
 from vie.errors import VieError
 from vie.video.picture import is_picture, read_picture
 from vie.video.source import Decoder, open_video

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torchvision.io import encode_jpeg
 
-from pretrain import figures
 from pretrain.config import KnnConfig
 from pretrain.evaluate import Features
+from pretrain.reporting import figures
 from vie import Sampling, knn_scores, nearest
 from vie.video import Shards
 from vie.video.clips import clip_frames, even_positions

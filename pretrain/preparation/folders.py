@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, NoReturn
 
-from pretrain.listed import SPLITS
+from pretrain.preparation.listed import SPLITS
 from vie.errors import VieError
 from vie.video.picture import PICTURE_EXTENSIONS
 

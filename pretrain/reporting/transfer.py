@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pretrain import figures
+from pretrain.reporting import figures
 
 Content = Mapping[str, Any]
 Place = tuple[str, str, str]

@@ -14,10 +14,17 @@ from pathlib import Path
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from pretrain.corpus_folder import DATASET_NAME, FORMAT, disk_errors, marked_settings, sole_run, write_corpus
-from pretrain.listed import Video
-from pretrain.shard_writer import SHARD_VIDEOS, ShardWriter, SourceKey, Stored, read_finished, source_key
-from pretrain.worker_pool import Job, transcode_all
+from pretrain.preparation.corpus_folder import (
+    DATASET_NAME,
+    FORMAT,
+    disk_errors,
+    marked_settings,
+    sole_run,
+    write_corpus,
+)
+from pretrain.preparation.listed import Video
+from pretrain.preparation.shard_writer import SHARD_VIDEOS, ShardWriter, SourceKey, Stored, read_finished, source_key
+from pretrain.preparation.worker_pool import Job, transcode_all
 from vie.errors import VieError
 from vie.files import write_text_atomically
 from vie.video.source import Decoder, require_decoder

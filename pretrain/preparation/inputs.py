@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from pretrain.folders import EXTENSIONS, by_key, misplaced, places, walk
-from pretrain.listed import LABEL, Video, held_out, read_text, split_word
-from pretrain.official_splits import is_official, list_official
+from pretrain.preparation.folders import EXTENSIONS, by_key, misplaced, places, walk
+from pretrain.preparation.listed import LABEL, Video, held_out, read_text, split_word
+from pretrain.preparation.official_splits import is_official, list_official
 from vie.errors import VieError
 from vie.video.picture import is_picture
 from vie.video.shards import SPLIT_PREFIX

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
-from pretrain.frames import Transcoded
-from pretrain.listed import Video
-from pretrain.transcode import start_worker, transcode
+from pretrain.preparation.frames import Transcoded
+from pretrain.preparation.listed import Video
+from pretrain.preparation.transcode import start_worker, transcode
 from vie.errors import VieError
 from vie.video.source import Decoder
 
@@ -25,7 +25,7 @@ HELD_BYTES = 2**30  # finished results that wait for an earlier video; beyond th
 
 @dataclass(frozen=True)
 class Job:
-    """What the workers are asked for; see ``pretrain.transcode.transcode``.
+    """What the workers are asked for; see ``pretrain.preparation.transcode.transcode``.
 
     Attributes:
         timeout: Seconds that one video may take.
@@ -138,7 +138,7 @@ def _context() -> multiprocessing.context.BaseContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     # The server imports the slow modules once; a worker that replaces a killed one is then there in milliseconds.
-    context.set_forkserver_preload(["torch", "torchvision.transforms.v2.functional", "pretrain.transcode"])
+    context.set_forkserver_preload(["torch", "torchvision.transforms.v2.functional", "pretrain.preparation.transcode"])
     return context
 
 

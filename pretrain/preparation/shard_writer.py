@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import webdataset as wds
 
-from pretrain.frames import Transcoded
-from pretrain.listed import Video
+from pretrain.preparation.frames import Transcoded
+from pretrain.preparation.listed import Video
 from vie.errors import VieError
 from vie.files import write_atomically
 from vie.video.shards import INDEX_FIELDS

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pretrain.prefetch import stream
+from pretrain.data.prefetch import stream
 from vie.errors import VieError
 from vie.video import Shards
 from vie.video.pixels import Boxes

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path, PurePosixPath
 
-from pretrain.folders import by_key, refuse_unreadable
-from pretrain.listed import LABEL, Video, read_text
+from pretrain.preparation.folders import by_key, refuse_unreadable
+from pretrain.preparation.listed import LABEL, Video, read_text
 from vie.errors import VieError
 
 UCF101_LIST = re.compile(r"(train|test)list0*(\d+)\.txt")

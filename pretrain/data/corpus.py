@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 
 from pretrain.config import Config, DataConfig
-from pretrain.instances import Instances, temporal_bins, whole_videos
-from pretrain.readers import ClipReader, DeviceReader, ShardReader
+from pretrain.data.instances import Instances, temporal_bins, whole_videos
+from pretrain.data.readers import ClipReader, DeviceReader, ShardReader
 from vie import VieError
 from vie.video import Sampling, Shards
 

@@ -8,11 +8,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pretrain import figures
-from pretrain.gallery import draw_maps, find_neighbours
 from pretrain.monitor import METRICS_NAME
-from pretrain.report_run import Run, attempt, read_run
-from pretrain.report_transfer import Content, transfer_tasks
+from pretrain.reporting import figures
+from pretrain.reporting.gallery import draw_maps, find_neighbours
+from pretrain.reporting.run import Run, attempt, read_run
+from pretrain.reporting.transfer import Content, transfer_tasks
 from pretrain.summary import Row, summarise
 from vie import VieError
 from vie.files import write_text_atomically

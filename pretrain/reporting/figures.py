@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from pretrain.drawing import AXIS, INK, MUTED, STYLE, panel_axes, row_axes, short, svg, tint
+from pretrain.reporting.drawing import AXIS, INK, MUTED, STYLE, panel_axes, row_axes, short, svg, tint
 
 STREAM_COLOURS = ("#2a67b1", "#cc5f2d", "#2b8a78", "#a8842c")
 JOINED_COLOUR = "#7d3c86"

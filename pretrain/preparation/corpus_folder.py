@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.listed import Video
-from pretrain.shard_writer import SourceKey, Stored
+from pretrain.preparation.listed import Video
+from pretrain.preparation.shard_writer import SourceKey, Stored
 from vie.errors import VieError
 from vie.files import write_text_atomically
 from vie.video.shards import INDEX_NAME, LABEL_PREFIX, SPLIT_PREFIX, write_index

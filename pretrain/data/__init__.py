@@ -1,0 +1,1 @@
+"""What a step sees, as a function of (seed, step): its instances, their frames, their pixels."""

@@ -1,0 +1,1 @@
+"""From videos and pictures in any format to the shards that training reads."""
