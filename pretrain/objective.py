@@ -3,12 +3,14 @@
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pretrain.config import BankConfig, InstanceRecognitionConfig, LocalAggregationConfig
 from pretrain.data.order import step_generator
 from vie import MemoryBank, VieError, cluster
-from vie.objectives import instance_softmax_loss, neighbour_share_loss, noise_contrastive_loss
+from vie.bank import PADDING
+from vie.objectives import instance_softmax, negative_log_share, recognised_positive, rejected_noise
 
 Stage = Literal["ir", "la"]
 
@@ -42,7 +44,7 @@ class Objective:
 
     Attributes:
         bank: The memory bank.
-        labels: (H, N) cluster of every instance; every instance is its own cluster before the first clustering.
+        labels: (H, n) cluster of every row of this rank's bank; each is its own cluster before the first clustering.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Objective:
         self.steps_per_epoch = steps_per_epoch
         instances = len(bank)
         self.num_clusters, self.num_neighbours = cluster_sizes(local_aggregation, instances)
-        self.labels = torch.arange(instances, device=bank.embeddings.device)[None]
+        self.labels = torch.arange(bank.rows.start, bank.rows.stop, device=bank.embeddings.device)[None]
 
     def stage(self, step: int) -> Stage:
         return "ir" if step < self.instance_recognition.steps else "la"
@@ -79,32 +81,77 @@ class Objective:
             self.num_clusters,
             self.local_aggregation.clusterings,
             self.local_aggregation.iterations,
+            ranks=self.bank.owners,
         )
 
     def loss(self, embedding: Tensor, instances: Tensor, step: int) -> Tensor:
-        """Loss of embeddings (B, D) of instances (B,); the bank takes no gradient and is not changed."""
+        """This rank's part of the mean loss over the clips of all ranks; the bank is not changed.
+
+        Args:
+            embedding: (B, D) of this rank's clips, as many as every other rank's.
+            instances: (B,) their numbers, or ``PADDING``.
+            step: Of the run.
+        """
+        owners = self.bank.owners
+        # Each rank compares the clips of all with the rows that it owns.
+        clips, instances = owners.gather(embedding), owners.gather(instances)
         # One product with the whole bank serves both objectives: cheaper than gathering M or k rows for each clip.
-        similarity = embedding @ self.bank.embeddings.T
+        similarity = clips @ self.bank.embeddings.T
         if self.stage(step) == "ir":
-            return self._instance_recognition(similarity, instances, step)
-        background = torch.topk(similarity.detach(), self.num_neighbours, dim=1).indices
-        same_cluster = (self.labels[:, background] == self.labels[:, instances, None]).any(dim=0)
-        return neighbour_share_loss(similarity.gather(1, background), same_cluster, self.temperature)
+            losses = self._instance_recognition(similarity, instances, step)
+        else:
+            losses = self._local_aggregation(similarity, instances)
+        counted = instances != PADDING
+        # Where every rank has the losses of all clips, each takes its share of them.
+        count = self.bank.ranks.sum(counted.sum())
+        return torch.where(counted, losses, 0).sum() / count.clamp(min=1)
 
     def end_step(self, embedding: Tensor, instances: Tensor) -> None:
         """Moves the bank's rows towards the step's embeddings."""
         self.bank.update(instances, embedding.detach())
 
     def _instance_recognition(self, similarity: Tensor, instances: Tensor, step: int) -> Tensor:
+        owners, temperature = self.bank.owners, self.temperature
+        place, owned = self.bank.locate(instances)
+        own = similarity.gather(1, place[:, None]).squeeze(1)
+        positive = owners.sum(torch.where(owned, own, 0))
         noise = self.instance_recognition.noise
         if noise is None:
-            return instance_softmax_loss(similarity, instances, self.temperature)
-        positive = similarity.gather(1, instances[:, None]).squeeze(1)
-        drawn = similarity.gather(1, self._noise((len(instances), noise), step))
-        return noise_contrastive_loss(positive, drawn, len(self.bank), self.temperature)
+            return instance_softmax(positive, self._log_sum(similarity / temperature), temperature)
+        place, owned = self.bank.locate(self._noise(len(instances), noise, step))
+        rejected = rejected_noise(similarity.gather(1, place), noise, len(self.bank), temperature)
+        recognised = recognised_positive(positive, noise, len(self.bank), temperature)
+        return recognised + owners.sum(torch.where(owned, rejected, 0).sum(dim=1))
 
-    def _noise(self, shape: tuple[int, int], step: int) -> Tensor:
-        """Rows (B, M) drawn uniformly with replacement, as a function of (seed, step)."""
-        device = self.bank.embeddings.device
+    def _local_aggregation(self, similarity: Tensor, instances: Tensor) -> Tensor:
+        owners, k = self.bank.owners, self.num_neighbours
+        # The k nearest of all rows are among the k nearest of each rank's.
+        nearest, place = torch.topk(similarity.detach(), min(k, similarity.shape[1]), dim=1)
+        padded = F.pad(nearest, (0, k - nearest.shape[1]), value=-torch.inf)
+        of_all = owners.gather(padded[None]).transpose(0, 1).flatten(1)
+        largest, chosen = torch.topk(of_all, k, dim=1)
+        background = torch.zeros_like(of_all, dtype=torch.bool).scatter_(1, chosen, True)
+        mine = background[:, owners.rank * k :][:, : nearest.shape[1]]
+        weight = torch.exp((similarity.gather(1, place) - largest[:, :1]) / self.temperature) * mine
+        close = weight * (self.labels[:, place] == self._labels_of(instances)[:, :, None]).any(dim=0)
+        of_close, of_background = owners.sum(torch.stack([close.sum(dim=1), weight.sum(dim=1)]))
+        return negative_log_share(of_close / of_background)
+
+    def _labels_of(self, instances: Tensor) -> Tensor:
+        """Clusters (H, B) of instances, whoever owns them."""
+        place, owned = self.bank.locate(instances)
+        return self.bank.owners.sum(torch.where(owned, self.labels[:, place], 0))
+
+    def _log_sum(self, logits: Tensor) -> Tensor:
+        """Log sum exp over all rows, of logits (B, n) over this rank's."""
+        owners, partial = self.bank.owners, torch.logsumexp(logits, dim=1)
+        largest = owners.largest(partial)
+        return largest + torch.log(owners.sum(torch.exp(partial - largest)))
+
+    def _noise(self, clips: int, draws: int, step: int) -> Tensor:
+        """Rows (clips, M) drawn uniformly with replacement, as a function of (seed, step)."""
+        device, ranks = self.bank.embeddings.device, self.bank.ranks
+        of_all = clips if self.bank.owners is ranks else clips * ranks.size
         generator = step_generator(self.seed, step, device)
-        return torch.randint(len(self.bank), shape, generator=generator, device=device)
+        drawn = torch.randint(len(self.bank), (of_all, draws), generator=generator, device=device)
+        return drawn if of_all == clips else drawn[ranks.rank * clips : (ranks.rank + 1) * clips]

@@ -6,10 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vie.distributed import ALONE, Ranks
+from vie.errors import VieError
 from vie.neighbours import nearest
 
 if TYPE_CHECKING:
     import faiss
+
+PADDING = -1
+"""The instance number of what is no instance: it has no row, no part in a loss, and changes nothing."""
+
+BLOCK = 2**20
+"""Rows that are drawn at once, so that no rank draws those of all others."""
 
 
 class MemoryBank(nn.Module):
@@ -18,50 +26,127 @@ class MemoryBank(nn.Module):
     v_i <- normalize(momentum * v_i + (1 - momentum) * f), after each step and without gradient (VIE, section 3;
     momentum 0.5). Rows start uniform in direction over the hypercube, normalised.
 
+    In a job of several ranks each owns a contiguous range of the rows (sharded), or all of them (replicated); either
+    way every rank calls each method, with as many instances as the others, and is answered as if there were one bank.
+
     Attributes:
-        embeddings: (N, D) float32 buffer.
+        num_instances: N, over all ranks.
+        rows: The instance numbers of this rank's rows.
+        embeddings: (len(rows), D) float32 buffer.
+        ranks: Those whose instances are in the bank.
+        owners: Those that the rows are divided between: ``ranks``, or each rank alone.
     """
 
     embeddings: Tensor
 
-    def __init__(self, num_instances: int, dim: int = 128, momentum: float = 0.5, seed: int = 0) -> None:
+    def __init__(
+        self,
+        num_instances: int,
+        dim: int = 128,
+        momentum: float = 0.5,
+        seed: int = 0,
+        ranks: Ranks | None = None,
+        sharded: bool = True,
+    ) -> None:
+        """Builds this rank's part of a fresh bank.
+
+        Args:
+            num_instances: N.
+            dim: D.
+            momentum: Of the rows.
+            seed: Of the rows' beginning, which is the same for any number of ranks.
+            ranks: Of the job; None takes those of the process group, or this process alone if there is none.
+            sharded: Whether the rows are divided between the ranks.
+
+        Raises:
+            VieError: There are too few rows for every rank to own one.
+        """
         super().__init__()
+        self.num_instances = num_instances
         self.momentum = momentum
-        generator = torch.Generator().manual_seed(seed)
-        rows = torch.rand(num_instances, dim, generator=generator) * 2 - 1
-        self.register_buffer("embeddings", F.normalize(rows, dim=1))
+        self.ranks = Ranks.of_job() if ranks is None else ranks
+        self.owners = self.ranks if sharded else ALONE
+        self.rows = self.owners.share(num_instances)
+        if not Ranks(self.owners.size - 1, self.owners.size).share(num_instances):
+            raise VieError(
+                f"{num_instances} instances cannot be divided between {self.owners.size} ranks: "
+                "use fewer, or a replicated bank"
+            )
+        self.register_buffer("embeddings", _first_rows(self.rows, num_instances, dim, seed))
 
     def __len__(self) -> int:
-        return len(self.embeddings)
+        return self.num_instances
+
+    def locate(self, instances: Tensor) -> tuple[Tensor, Tensor]:
+        """Where instances lie in ``embeddings``, and whether they do (elsewhere the place is 0): both (...,)."""
+        place = instances - self.rows.start
+        owned = (instances >= self.rows.start) & (instances < self.rows.stop)
+        return torch.where(owned, place, 0), owned
 
     def gather(self, instances: Tensor) -> Tensor:
-        """Rows of any shape of instance numbers: (...,) -> (..., D)."""
-        return self.embeddings[instances]
+        """Rows of any shape of instance numbers: (...,) -> (..., D); that of padding is 0."""
+        asked = self.owners.gather(instances.flatten())
+        place, owned = self.locate(asked)
+        found = self.owners.sum(torch.where(owned[:, None], self.embeddings[place], 0))
+        first = self.owners.rank * instances.numel()
+        return found[first : first + instances.numel()].view(*instances.shape, -1)
 
     @torch.no_grad()
     def update(self, instances: Tensor, embedding: Tensor) -> None:
-        """Moves rows towards new embeddings.
+        """Moves rows towards new embeddings, those of all ranks.
 
         Args:
-            instances: (B,) row numbers. Of several equal ones the last counts.
+            instances: (B,) row numbers, or ``PADDING``. Of several equal ones the last counts, in the order of ranks.
             embedding: (B, D) unit vectors.
         """
-        old = self.gather(instances)
-        new = F.normalize(self.momentum * old + (1 - self.momentum) * embedding.to(old.dtype), dim=1)
-        order = torch.arange(len(instances), device=instances.device)
-        # Writing the last one's value at every repeat makes the result independent of the order of the writes.
-        same = instances[:, None] == instances[None, :]
-        last = torch.where(same, order[None, :], -1).argmax(dim=1)
-        self.embeddings[instances] = new[last]
+        place, owned = self.locate(self.ranks.gather(instances))
+        old = self.embeddings[place]
+        moved = self.momentum * old + (1 - self.momentum) * self.ranks.gather(embedding.to(old.dtype))
+        new = F.normalize(moved, dim=1)
+        order = torch.arange(len(place), device=place.device)
+        # Writing the last one's value at every repeat makes the result independent of the order of the writes; what
+        # this rank does not own writes to the first row, whatever that is to become.
+        same = (place[:, None] == place) & owned
+        last = torch.where(same, order, -1).amax(dim=1)
+        self.embeddings[place] = torch.where((last >= 0)[:, None], new[last], old)
 
     def nearest(self, embedding: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k rows most similar to each embedding (B, D): similarities (B, k) and row numbers (B, k)."""
-        return nearest(embedding, self.embeddings, min(k, len(self)))
+        asked = self.owners.gather(embedding)
+        similarity, place = self._nearest_owned(asked, min(k, len(self)))
+        candidates = self.owners.gather(similarity[None])
+        numbers = self.owners.gather((place + self.rows.start)[None])
+        best, at = torch.topk(candidates.transpose(0, 1).flatten(1), min(k, len(self)), dim=1)
+        found = numbers.transpose(0, 1).flatten(1).gather(1, at)
+        own = slice(self.owners.rank * len(embedding), (self.owners.rank + 1) * len(embedding))
+        return best[own], found[own]
+
+    def _nearest_owned(self, embedding: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The same of this rank's rows, by their places; filled up with similarity -inf where they are fewer."""
+        similarity, place = nearest(embedding, self.embeddings, min(k, len(self.rows)))
+        missing = k - similarity.shape[1]
+        return F.pad(similarity, (0, missing), value=-torch.inf), F.pad(place, (0, missing))
+
+    def whole(self) -> Tensor:
+        """All rows (N, D), on every rank."""
+        # The last ranks may own fewer.
+        most = -(-self.num_instances // self.owners.size)
+        padded = F.pad(self.embeddings, (0, 0, 0, most - len(self.rows)))
+        return self.owners.gather(padded)[: self.num_instances]
 
     def as_faiss_index(self) -> "faiss.IndexFlatIP":
         """The bank as a faiss index for search by inner product."""
         import faiss
 
         index = faiss.IndexFlatIP(self.embeddings.shape[1])
-        index.add(self.embeddings.float().cpu().numpy())
+        index.add(self.whole().float().cpu().numpy())
         return index
+
+
+def _first_rows(rows: range, num_instances: int, dim: int, seed: int) -> Tensor:
+    parts = []
+    for block in range(rows.start // BLOCK, -(-rows.stop // BLOCK)):
+        generator = torch.Generator().manual_seed(seed + block * 2**32)
+        drawn = torch.rand(min(BLOCK, num_instances - block * BLOCK), dim, generator=generator) * 2 - 1
+        parts.append(drawn[max(0, rows.start - block * BLOCK) : rows.stop - block * BLOCK])
+    return F.normalize(torch.cat(parts), dim=1)

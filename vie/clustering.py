@@ -3,8 +3,10 @@
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from vie.distributed import ALONE, Ranks
 from vie.errors import VieError
 
 Engine = Literal["torch", "faiss"]
@@ -25,38 +27,53 @@ def cluster(
     iterations: int = 20,
     seed: int = BASE_SEED,
     engine: Engine = "torch",
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Clusters rows by Euclidean k-means, several times over with different starts.
 
     VIE: 8,000 clusters of 239,888 rows, one clustering, 20 iterations, again at every epoch.
 
     Args:
-        embeddings: (N, D) rows with entries in [-1, 1].
+        embeddings: (N, D) rows with entries in [-1, 1]; of several ranks, each gives its own share of the rows, in
+            order.
         num_clusters: K.
         num_clusterings: H.
         iterations: Of Lloyd's algorithm.
         seed: Clustering h starts from seed + h; the same seed and engine give the same labels.
-        engine: "torch" runs where the rows are; "faiss" on the CPU.
+        engine: "torch" runs where the rows are; "faiss" on the CPU, in one process.
+        ranks: Between which the rows are divided.
 
     Returns:
-        (H, N) int64 labels in [0, K), on the device of the rows.
+        (H, N) int64 labels in [0, K) of these rows, on their device.
 
     Raises:
-        VieError: There are fewer rows than clusters.
+        VieError: There are fewer rows than clusters, or the engine cannot work on several ranks.
     """
-    if len(embeddings) < num_clusters:
-        raise VieError(
-            f"{len(embeddings)} instances cannot make {num_clusters} clusters: choose {len(embeddings)} or fewer"
-        )
-    kmeans = {"torch": _kmeans_torch, "faiss": _kmeans_faiss}[engine]
     rows = embeddings.detach().float()
-    return torch.stack([kmeans(rows, num_clusters, iterations, seed + h) for h in range(num_clusterings)])
+    lengths = ranks.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
+    if sum(lengths) < num_clusters:
+        raise VieError(f"{sum(lengths)} instances cannot make {num_clusters} clusters: choose {sum(lengths)} or fewer")
+    if engine == "faiss":
+        if ranks.size > 1:
+            raise VieError('engine="faiss" clusters in one process: use "torch" on several ranks')
+        runs = [_kmeans_faiss(rows, num_clusters, iterations, seed + h) for h in range(num_clusterings)]
+    else:
+        first = sum(lengths[: ranks.rank])
+        total = sum(lengths)
+        starts = [_drawn(total, num_clusters, seed + h).to(rows.device) - first for h in range(num_clusterings)]
+        runs = [_kmeans_torch(rows, start, iterations, ranks) for start in starts]
+    return torch.stack(runs)
 
 
-def _kmeans_torch(rows: Tensor, num_clusters: int, iterations: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    start = torch.randperm(len(rows), generator=generator)[:num_clusters].to(rows.device)
-    centroids = rows[start]
+def _drawn(total: int, count: int, seed: int) -> Tensor:
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count]
+
+
+def _kmeans_torch(rows: Tensor, start: Tensor, iterations: int, ranks: Ranks) -> Tensor:
+    """Lloyd's algorithm from the rows at ``start``, counted from this rank's first."""
+    num_clusters = len(start)
+    owned = (start >= 0) & (start < len(rows))
+    centroids = ranks.sum(torch.where(owned[:, None], rows[torch.where(owned, start, 0)], 0))
     fixed = (rows.double() * FIXED_POINT).round().long()
     for _ in range(iterations):
         distance, labels = _assign(rows, centroids)
@@ -64,13 +81,21 @@ def _kmeans_torch(rows: Tensor, num_clusters: int, iterations: int, seed: int) -
         counts.index_add_(0, labels, torch.ones_like(labels))
         sums = torch.zeros(num_clusters, rows.shape[1], dtype=torch.long, device=rows.device)
         sums.index_add_(0, labels, fixed)
-        means = (sums.double() / FIXED_POINT / counts.clamp(min=1)[:, None]).float()
-        # An empty cluster starts again at one of the rows that lie farthest from their centroids.
-        empty = counts == 0
-        farthest = torch.topk(distance, num_clusters).indices
-        reseeded = rows[farthest[(torch.cumsum(empty, 0) - 1).clamp(min=0)]]
-        centroids = torch.where(empty[:, None], reseeded, means)
+        counts, sums = ranks.sum(counts), ranks.sum(sums)
+        centroids = (sums.double() / FIXED_POINT / counts.clamp(min=1)[:, None]).float()
+        empty = torch.nonzero(counts == 0)[:, 0]
+        if len(empty):
+            centroids[empty] = _farthest(rows, distance, len(empty), ranks)
     return _assign(rows, centroids)[1]
+
+
+def _farthest(rows: Tensor, distance: Tensor, count: int, ranks: Ranks) -> Tensor:
+    """The rows that lie farthest from their centroids, where empty clusters start again: (count, D)."""
+    mine = torch.topk(distance, min(count, len(rows)))
+    missing = count - len(mine.indices)
+    far = ranks.gather(F.pad(mine.values, (0, missing), value=-torch.inf))
+    candidates = ranks.gather(F.pad(rows[mine.indices], (0, 0, 0, missing)))
+    return candidates[torch.topk(far, count).indices]
 
 
 def _assign(rows: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:

@@ -58,19 +58,19 @@ def test_exact_softmax_over_the_bank(embedding, instances, temperature):
 @pytest.mark.parametrize("noise", [1, 32, 500])
 def test_noise_contrast_equals_the_public_loss(embedding, instances, noise):
     objective = make(noise)
-    rows = objective.bank.gather(objective._noise((BATCH, noise), 5))
+    rows = objective.bank.gather(objective._noise(BATCH, noise, 5))
     expected = instance_recognition_loss(embedding, objective.bank.gather(instances), rows, INSTANCES)
     assert_same_loss_and_gradient(objective.loss(embedding, instances, 5), expected, embedding)
 
 
 def test_noise_is_a_function_of_seed_and_step():
     torch.manual_seed(0)
-    drawn = make(1, seed=2)._noise((64, 256), 7)
+    drawn = make(1, seed=2)._noise(64, 256, 7)
     torch.manual_seed(1)
     again = make(1, seed=2)
-    again._noise((64, 256), 6)
-    assert torch.equal(again._noise((64, 256), 7), drawn)
-    for other in (make(1, seed=2)._noise((64, 256), 8), make(1, seed=3)._noise((64, 256), 7)):
+    again._noise(64, 256, 6)
+    assert torch.equal(again._noise(64, 256, 7), drawn)
+    for other in (make(1, seed=2)._noise(64, 256, 8), make(1, seed=3)._noise(64, 256, 7)):
         assert (other == drawn).float().mean() < 0.05
     counts = torch.bincount(drawn.flatten(), minlength=INSTANCES)
     assert len(counts) == INSTANCES

@@ -53,28 +53,37 @@ def noise_contrastive_loss(
     Returns:
         Scalar: the mean over the batch.
     """
-    normaliser = NORMALISER_PER_INSTANCE * num_instances
-    expected_noise = noise_similarity.shape[1] / num_instances
-    log_positive = positive_similarity / temperature - math.log(normaliser)
-    p_noise = torch.exp(noise_similarity / temperature) / normaliser
-    # Both forms keep the digits that a ratio near one would lose; softplus also keeps the gradient of tiny P finite.
-    recognised = F.softplus(math.log(expected_noise + EPSILON) - log_positive)
-    rejected = torch.log1p((p_noise + EPSILON) / expected_noise).sum(dim=1)
+    draws = noise_similarity.shape[1]
+    recognised = recognised_positive(positive_similarity, draws, num_instances, temperature)
+    rejected = rejected_noise(noise_similarity, draws, num_instances, temperature).sum(dim=1)
     return (recognised + rejected).mean()
 
 
-def instance_softmax_loss(similarity: Tensor, instances: Tensor, temperature: float = 0.07) -> Tensor:
+def recognised_positive(similarity: Tensor, draws: int, num_instances: int, temperature: float) -> Tensor:
+    """-log(P(i) / (P(i) + c + eps)) of similarities of any shape, for M = ``draws`` rows of noise."""
+    log_positive = similarity / temperature - math.log(NORMALISER_PER_INSTANCE * num_instances)
+    # It keeps the digits that a ratio near one would lose, and the gradient of tiny P finite.
+    return F.softplus(math.log(draws / num_instances + EPSILON) - log_positive)
+
+
+def rejected_noise(similarity: Tensor, draws: int, num_instances: int, temperature: float) -> Tensor:
+    """-log(c / (P(j) + c + eps)) of similarities of any shape, for M = ``draws`` rows of noise."""
+    p_noise = torch.exp(similarity / temperature) / (NORMALISER_PER_INSTANCE * num_instances)
+    return torch.log1p((p_noise + EPSILON) * (num_instances / draws))
+
+
+def instance_softmax(positive_similarity: Tensor, log_partition: Tensor, temperature: float = 0.07) -> Tensor:
     """The exact non-parametric softmax that the noise-contrastive loss stands in for (Wu et al., equation 2).
 
     Its cost grows with N, so it suits small corpora; there it also trains where the noise-contrastive loss does not
     (``docs/decisions/0004-small-corpora.md``).
 
     Args:
-        similarity: (B, N) v_j.f of every row of the bank.
-        instances: (B,) the clips' own rows.
+        positive_similarity: (B,) v_i.f.
+        log_partition: (B,) log sum_j exp(v_j.f / tau) over the whole bank.
         temperature: tau.
 
     Returns:
-        Scalar: the mean over the batch of -log(exp(v_i.f / tau) / sum_j exp(v_j.f / tau)).
+        (B,): -log(exp(v_i.f / tau) / sum_j exp(v_j.f / tau)).
     """
-    return F.cross_entropy(similarity / temperature, instances)
+    return log_partition - positive_similarity / temperature

@@ -32,5 +32,9 @@ def local_aggregation_loss(
 def neighbour_share_loss(background_similarity: Tensor, same_cluster: Tensor, temperature: float = 0.07) -> Tensor:
     """The same loss from the similarities (B, k) of the background rows."""
     weight = torch.softmax(background_similarity / temperature, dim=1)
-    share = (weight * same_cluster).sum(dim=1)
-    return -torch.log(share + EPSILON).mean()
+    return negative_log_share((weight * same_cluster).sum(dim=1)).mean()
+
+
+def negative_log_share(share: Tensor) -> Tensor:
+    """-log(share + eps), of shares of any shape."""
+    return -torch.log(share + EPSILON)
