@@ -3,7 +3,7 @@ VENV ?= .venv
 # One environment for each state of the packaging files, so that reruns are quick and never stale.
 STAMP := $(VENV)/.installed-$(shell cat setup.cfg pyproject.toml | cksum | cut -d ' ' -f 1)
 
-.PHONY: demo test lint types install clean
+.PHONY: demo test test-long lint types install clean
 
 install: $(STAMP)
 
@@ -20,6 +20,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest -q
+
+test-long: $(STAMP)
+	$(VENV)/bin/python -m pytest -q -m long
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

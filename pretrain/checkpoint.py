@@ -1,41 +1,222 @@
-"""Checkpoints: everything that a run needs to go on as if it had never stopped."""
+"""Checkpoints: everything that a run needs to go on as if it had never stopped, written while it goes on.
 
-import pickle
+One is a folder of safetensors files, by torch.distributed.checkpoint, and of ``facts.json``. Each rank writes its own
+part of what is divided, and any number of ranks may read it. Nothing in it can run code.
+"""
+
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
 
+from vie.distributed import Ranks
 from vie.errors import VieError
-from vie.files import write_atomically
+from vie.files import write_text_atomically
 
-CHECKPOINT_NAME = "checkpoint.pt"
-FORMAT = 2
+FOLDER_NAME = "checkpoints"
+FACTS_NAME = "facts.json"
+FORMAT = 3
+PARTIAL = ".partial"
+warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
+"""A process alone writes alone, as it should."""
+
+FAULTS = (OSError, RuntimeError, CheckpointException)
 
 
-def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
-    """Writes a checkpoint whole or not at all."""
-    try:
-        write_atomically(run / CHECKPOINT_NAME, lambda partial: torch.save({"format": FORMAT, **state}, partial))
-    except (OSError, RuntimeError) as error:
-        cause = str(error).splitlines()[0]
+@dataclass(frozen=True)
+class Divided:
+    """A tensor that is divided between ranks along one axis, as ``Ranks.share`` divides it.
+
+    Attributes:
+        part: This rank's part.
+        axis: Number of the axis.
+        length: Of the whole along it.
+    """
+
+    part: Tensor
+    axis: int
+    length: int
+
+
+State = Mapping[str, Tensor | Divided]
+
+
+class Checkpoints:
+    """The checkpoints of a run: the last ones, in ``checkpoints/step-N``."""
+
+    def __init__(self, run: Path, ranks: Ranks, device: torch.device, keep: int) -> None:
+        """Looks at the folder of a run; every rank must, as they write together.
+
+        Args:
+            run: The folder.
+            ranks: Of the job.
+            device: Of the tensors.
+            keep: How many are kept.
+        """
+        self.folder = run / FOLDER_NAME
+        self.ranks = ranks
+        self.keep = keep
+        self._mesh = init_device_mesh(device.type, (ranks.size,)) if ranks.size > 1 else None
+        # Of its own, as checkpoints are written beside the steps, which exchange in their own order.
+        self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo")) if ranks.size > 1 else None
+        self._writing: tuple[Path, dict[str, Any], Future[Any]] | None = None
+
+    def __enter__(self) -> None:
+        """For the time in which checkpoints are written: what ends it, well or not, waits for the last one."""
+
+    def __exit__(self, *_: object) -> None:
+        self.finish()
+
+    def latest(self) -> Path | None:
+        """The newest complete checkpoint."""
+        found = _complete(self.folder)
+        return found[-1] if found else None
+
+    def save(self, step: int, state: State, facts: dict[str, Any]) -> None:
+        """Begins to write a checkpoint; the tensors may change as soon as this returns.
+
+        Raises:
+            VieError: The one before could not be written.
+        """
+        self.finish()
+        target = self.folder / f"step-{step:09d}"
+        partial = target.with_name(target.name + PARTIAL)
+        if self.ranks.rank == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        tensors = {name: self._whole(_copied(value)) for name, value in state.items()}
+        try:
+            writing = dcp.async_save(
+                tensors,
+                storage_writer=dcp.HuggingFaceStorageWriter(str(partial), save_distributed=True),
+                process_group=self._group,
+            )
+        except FAULTS as error:
+            self._give_up(partial, error)
+        self._writing = (target, {"format": FORMAT, "step": step, **facts}, cast("Future[Any]", writing))
+
+    def finish(self) -> None:
+        """Waits for the checkpoint that is being written, and puts it in its place.
+
+        Raises:
+            VieError: It could not be written; those before are as they were.
+        """
+        if self._writing is None:
+            return
+        (target, facts, writing), self._writing = self._writing, None
+        partial = target.with_name(target.name + PARTIAL)
+        try:
+            writing.result()
+            if self.ranks.rank == 0:
+                write_text_atomically(partial / FACTS_NAME, json.dumps(facts))
+                _sync_folder(partial)
+                if target.exists():
+                    shutil.rmtree(target)
+                partial.rename(target)
+                _sync_folder(self.folder)
+                for old in _complete(self.folder)[: -self.keep]:
+                    shutil.rmtree(old)
+        except FAULTS as error:
+            self._give_up(partial, error)
+
+    def poll(self) -> None:
+        """Puts a checkpoint in its place if it has been written by now."""
+        if self._writing is not None and self._writing[2].done():
+            self.finish()
+
+    def _give_up(self, partial: Path, error: BaseException) -> None:
+        if self.ranks.rank == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+        cause = (str(error) or type(error).__name__).strip().splitlines()[-1]
         raise VieError(
-            f"the checkpoint cannot be written to {run} ({cause}): free some space and start the same command again"
+            f"the checkpoint cannot be written to {self.folder} ({cause}): "
+            "free some space and start the same command again"
         ) from error
 
+    def load(self, checkpoint: Path, state: State) -> None:
+        """Reads a checkpoint into tensors, in place.
 
-def load_checkpoint(run: Path) -> dict[str, Any] | None:
-    """The run's checkpoint with its tensors on the CPU, or None if it has none yet."""
-    path = run / CHECKPOINT_NAME
-    if not path.exists():
-        return None
+        Raises:
+            VieError: It is damaged, or holds other tensors.
+        """
+        tensors = {name: self._whole(value) for name, value in state.items()}
+        try:
+            dcp.load(
+                tensors,
+                storage_reader=dcp.HuggingFaceStorageReader(str(checkpoint)),
+                process_group=self._group,
+                no_dist=self._group is None,
+            )
+        except (*FAULTS, ValueError, KeyError, AssertionError) as error:
+            raise _unreadable(checkpoint, error) from error
+
+    def _whole(self, value: Tensor | Divided) -> Tensor:
+        if isinstance(value, Tensor):
+            return value
+        if self._mesh is None:
+            return value.part
+        shape = list(value.part.shape)
+        shape[value.axis] = value.length
+        stride = torch.empty(shape, device="meta").stride()
+        return DTensor.from_local(
+            value.part, self._mesh, [Shard(value.axis)], run_check=False, shape=torch.Size(shape), stride=stride
+        )
+
+
+def read_facts(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself.
+
+    Raises:
+        VieError: It is damaged, or of another version.
+    """
+    path = checkpoint / FACTS_NAME
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        cause = (str(error) or type(error).__name__).splitlines()[0]
-        raise VieError(f"{path} cannot be read ({cause}): restore it from a copy, or start in a new folder") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        facts = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise VieError(
             f"{path} was written by another version: continue the run with that one, or start in a new folder"
         )
-    return state
+    return facts
+
+
+def _unreadable(path: Path, error: BaseException) -> VieError:
+    cause = (str(error) or type(error).__name__).strip().splitlines()[-1]
+    return VieError(
+        f"{path} cannot be read ({cause}): delete it to go on from the one before, or start in a new folder"
+    )
+
+
+def _copied(value: Tensor | Divided) -> Tensor | Divided:
+    if isinstance(value, Divided):
+        return Divided(value.part.detach().clone(memory_format=torch.contiguous_format), value.axis, value.length)
+    return value.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _complete(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, oldest first."""
+    found = folder.iterdir() if folder.is_dir() else iter(())
+    return sorted(path for path in found if re.fullmatch(r"step-\d+", path.name))
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

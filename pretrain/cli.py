@@ -20,7 +20,7 @@ def guard(program: str, run: Callable[[Sequence[str]], None], arguments: Sequenc
         run(sys.argv[1:] if arguments is None else arguments)
     except VieError as error:
         print(f"{program}: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(getattr(error, "status", 1))
     except KeyboardInterrupt:
         print(f"{program}: stopped; the same command goes on from what has been saved", file=sys.stderr)
         sys.exit(130)

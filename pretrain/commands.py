@@ -84,10 +84,13 @@ class _TrainHelp(argparse.Action):
 
 
 def _train(parsed: argparse.Namespace) -> None:
+    from pretrain.launch import process_group
     from pretrain.settings import parse_config
     from pretrain.train import Trainer
 
-    Trainer(parse_config(parsed.config, parsed.settings)).train()
+    config = parse_config(parsed.config, parsed.settings)
+    with process_group():
+        Trainer(config).train()
 
 
 def _add_join(commands: "argparse._SubParsersAction[CommandParser]") -> None:

@@ -53,7 +53,7 @@ class DataConfig:
         binned: Whether each frame of a clip is drawn from a bin of stride frames; null takes the model's own.
         short_side: Short side that test pictures are resized to before their centre is cropped, as a multiple of size,
             at least 1; null takes the model's own.
-        batch_size: Clips in a step.
+        batch_size: Clips in a step, over all ranks.
         workers: Processes that read ahead; 0 reads in the training process.
         cache: "none" decodes from the shards at every step; "device" decodes the corpus once and keeps its frames on
             the training device (all videos must have the same picture size).
@@ -83,10 +83,13 @@ class BankConfig:
     Attributes:
         momentum: Share of the old row in its update.
         temperature: tau of both objectives.
+        layout: Of its rows in a job of several ranks: "sharded", divided between them, or "replicated", all on each.
+            Both mean the same.
     """
 
     momentum: float = 0.5
     temperature: float = 0.07
+    layout: Literal["sharded", "replicated"] = "sharded"
 
 
 @dataclass
@@ -165,7 +168,8 @@ class RuntimeConfig:
         precision: "bf16" is autocast; "auto" takes it where the device computes in it.
         channels_last: Memory layout of weights and activations.
         mode: How the forward and backward pass of a step runs: "eager"; "compile", through torch.compile; "cuda_graph",
-            replayed from a CUDA graph, for small pictures on a large GPU. All but "eager" compile the augmentation.
+            replayed from a CUDA graph, for small pictures on one large GPU. All but "eager" compile the augmentation.
+        sync_batch_norm: Whether batch norm takes its statistics over all ranks (on GPUs), not over each rank's clips.
         threads: CPU threads of the training process; none leaves PyTorch's choice.
     """
 
@@ -173,6 +177,7 @@ class RuntimeConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: bool = True
     mode: Literal["eager", "compile", "cuda_graph"] = "eager"
+    sync_batch_norm: bool = False
     threads: int | None = None
 
 
@@ -198,6 +203,7 @@ class MonitorConfig:
         knn_every: Nearest-neighbour accuracy of the val split against the bank.
         evaluate_every: Nearest-neighbour and linear accuracy of the pooled features, besides the ends of the stages.
         checkpoint_every: Steps between two checkpoints.
+        checkpoints: How many of them are kept.
         clips: Clips of each video that are averaged in tests.
         neighbours: k of the nearest-neighbour classifier, against the bank and of pooled features.
         temperature: Of its votes, which weigh exp(similarity / temperature).
@@ -208,6 +214,7 @@ class MonitorConfig:
     knn_every: int = 5000
     evaluate_every: int = 0
     checkpoint_every: int = 5000
+    checkpoints: int = 2
     clips: int = 5
     neighbours: int = KnnConfig.neighbours
     temperature: float = KnnConfig.temperature

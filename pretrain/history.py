@@ -7,16 +7,20 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from vie import VieError
+from vie.distributed import ALONE, Ranks
 from vie.files import write_text_atomically
 
 HISTORY_NAME = "history.jsonl"
 
 
 class History:
-    """Appends measurements to ``history.jsonl`` and to TensorBoard's event files."""
+    """Appends measurements to ``history.jsonl`` and to TensorBoard's event files; of several ranks the first does."""
 
-    def __init__(self, run: Path, from_step: int) -> None:
+    def __init__(self, run: Path, from_step: int, ranks: Ranks = ALONE) -> None:
         """Opens a run's record at a step; what an interrupted run wrote beyond it is dropped."""
+        self._writes = ranks.rank == 0
+        if not self._writes:
+            return
         self._path = run / HISTORY_NAME
         kept = [row for row in read_history(run) if row["step"] <= from_step] if from_step else []
         write_text_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept))
@@ -24,6 +28,8 @@ class History:
 
     def add(self, step: int, **values: Any) -> None:
         """Records values after ``step`` steps; lists of results go under "<readout>/<label>" on the board."""
+        if not self._writes:
+            return
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
@@ -34,7 +40,8 @@ class History:
                     self._board.add_scalar(f"{row['readout']}/{row['label']}", row["top1"], step)
 
     def close(self) -> None:
-        self._board.close()
+        if self._writes:
+            self._board.close()
 
 
 def read_history(run: Path) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from pretrain.data.corpus import Corpus
 from pretrain.data.readers import ClipReader
 from pretrain.runtime import autocast_to, describe_machine
 from vie import Sampling, Stream, save_pretrained
+from vie.distributed import Ranks
 from vie.files import write_atomically, write_text_atomically
 
 METRICS_NAME = "metrics.json"
@@ -25,7 +26,10 @@ Row = dict[str, object]
 
 
 class Monitor:
-    """Tests a network on the held-out videos of its corpus; without any, every test is empty."""
+    """Tests a network on the held-out videos of its corpus; without any, every test is empty.
+
+    Of several ranks the first does, and the tests of the others are empty.
+    """
 
     def __init__(
         self,
@@ -44,12 +48,13 @@ class Monitor:
         self.sampling = sampling
         self.device = device
         self.provenance = provenance
+        self.is_first = Ranks.of_job().rank == 0
         self.autocast = autocast_to(config.runtime.precision, device)
 
     def test(self, model: Stream) -> tuple[list[Row], dict[str, Tensor]]:
         """Nearest-neighbour and linear accuracy of pooled features, and these features by name."""
         corpus = self.corpus
-        if len(corpus.val_videos) == 0:
+        if len(corpus.val_videos) == 0 or not self.is_first:
             return [], {}
         features = {"train": self._extract(model, corpus.train_videos), "val": self._extract(model, corpus.val_videos)}
         knn = self.config.monitor.knn
@@ -64,7 +69,7 @@ class Monitor:
     def test_on_bank(self, model: Stream, bank: Tensor) -> list[Row]:
         """VIE's own monitor: nearest-neighbour accuracy of test clips against the memory bank (N, D)."""
         corpus = self.corpus
-        if len(corpus.val_videos) == 0 or not corpus.columns:
+        if len(corpus.val_videos) == 0 or not corpus.columns or not self.is_first:
             return []
         val = self._extract(model, corpus.val_videos)
         return evaluate.as_rows(
@@ -75,6 +80,8 @@ class Monitor:
 
     def keep_stage(self, stage: str, step: int, model: Stream) -> list[Row]:
         """Tests a network and keeps it as ``encoder-<stage>``, with its features and its lines in ``metrics.json``."""
+        if not self.is_first:
+            return []
         rows, features = self.test(model)
         protocol = evaluate.protocol(self.config.monitor.clips, self.sampling, self.config.monitor.knn)
         provenance = {

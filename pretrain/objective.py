@@ -65,7 +65,8 @@ class Objective:
         self.steps_per_epoch = steps_per_epoch
         instances = len(bank)
         self.num_clusters, self.num_neighbours = cluster_sizes(local_aggregation, instances)
-        self.labels = torch.arange(bank.rows.start, bank.rows.stop, device=bank.embeddings.device)[None]
+        own = torch.arange(bank.rows.start, bank.rows.stop, device=bank.embeddings.device)
+        self.labels = own.repeat(local_aggregation.clusterings, 1)
 
     def stage(self, step: int) -> Stage:
         return "ir" if step < self.instance_recognition.steps else "la"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pretrain.config import Config, RuntimeConfig
 from pretrain.objective import cluster_sizes
 from vie import Sampling, VieError
+from vie.distributed import Ranks
 from vie.video.apply import Apply, apply_draw, compiled_apply_draw
 
 Autocast = Callable[[], AbstractContextManager[object]]
@@ -80,6 +81,8 @@ def training_forward(
     """
     # Training batches all have one shape, so the fastest convolution is worth a search.
     torch.backends.cudnn.benchmark = True
+    if Ranks.of_job().size > 1:
+        model = nn.parallel.DistributedDataParallel(model)
     plain = _UnderAutocast(model, autocast_to(runtime.precision, device))
     if runtime.mode == "eager":
         return plain
@@ -87,6 +90,8 @@ def training_forward(
         return cast(Forward, torch.compile(plain))
     if device.type != "cuda":
         raise VieError(f"runtime.mode=cuda_graph needs a GPU, and the device is {device}: set it to eager")
+    if Ranks.of_job().size > 1:
+        raise VieError("runtime.mode=cuda_graph works on one GPU, not on several ranks: set it to compile")
     before = copy.deepcopy(model.state_dict())
     wrapped = _UnderAutocast(model, autocast_to(runtime.precision, device, keep_casts=False))
     sample = torch.randn(clip_shape, device=device)
@@ -111,6 +116,13 @@ class _UnderAutocast(nn.Module):
 def training_apply(runtime: RuntimeConfig) -> Apply:
     """How training steps augment pixels: compiled, unless everything runs eagerly."""
     return apply_draw if runtime.mode == "eager" else compiled_apply_draw()
+
+
+def synchronise_batch_norm(network: nn.Module, device: torch.device) -> None:
+    """Makes batch norm take its statistics over the clips of all ranks; raises ``VieError`` where it cannot."""
+    if device.type != "cuda":
+        raise VieError(f"runtime.sync_batch_norm needs GPUs, and the device is {device}: set it to false")
+    nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 
 def use_channels_last(model: nn.Module, device: torch.device) -> None:

@@ -30,7 +30,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "augmentation.hue": (0, 0.5),
     "baseline.span": (3, math.inf),
     **{f"augmentation.{name}": (0, 1) for name in ("brightness", "contrast", "saturation", "grey", "flip")},
-    **dict.fromkeys(("model.embed_dim", "model.width", "monitor.clips"), (1, math.inf)),
+    **dict.fromkeys(("model.embed_dim", "model.width", "monitor.clips", "monitor.checkpoints"), (1, math.inf)),
     **dict.fromkeys(("monitor.neighbours", "knn.neighbours"), (1, math.inf)),
     **{f"data.{name}": (1, math.inf) for name in ("frames", "stride", "batch_size", "instance_frames")},
     **dict.fromkeys(("data.fps", "data.workers"), (0, math.inf)),

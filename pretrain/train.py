@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from pretrain.checkpoint import load_checkpoint, save_checkpoint
+from pretrain.checkpoint import Checkpoints, State, read_facts
 from pretrain.config import Config
 from pretrain.data.clips import TrainBatch, TrainClips, workers_for
 from pretrain.data.corpus import open_corpus, open_reader
@@ -25,18 +25,26 @@ from pretrain.runtime import (
     resolve,
     resolve_device,
     resolve_sampling,
+    synchronise_batch_norm,
     training_apply,
     training_forward,
     use_channels_last,
 )
 from pretrain.settings import dump_config, flatten
 from pretrain.start import begin_from
+from pretrain.stopping import Listener, StoppedError, listening
 from pretrain.timing import Stopwatch, progress_interval
 from vie import VieError, create_model
+from vie.distributed import Ranks
 from vie.files import write_text_atomically
 from vie.video import augment
 
 CONFIG_NAME = "config.yaml"
+MOMENTUM = "momentum_buffer"
+"""What torch.optim.SGD calls it."""
+
+AGREE_EVERY = 10
+"""Steps between two times that ranks tell each other whether they were asked to stop."""
 
 FREE = (
     "run",
@@ -45,6 +53,7 @@ FREE = (
     "data.short_side",
     "local_aggregation.steps",
     "baseline.steps",
+    "bank.layout",
     "runtime.device",
 )
 """Settings that may differ when a run is continued, besides the monitor's: they change no step that was taken."""
@@ -64,6 +73,7 @@ class Trainer:
         if not config.run:
             raise VieError("the run has no folder: give it as run=FOLDER")
         self.run = Path(config.run)
+        self.ranks = Ranks.of_job()
         self.device = resolve_device(config.runtime.device)
         if config.runtime.threads:
             torch.set_num_threads(config.runtime.threads)
@@ -75,18 +85,21 @@ class Trainer:
         self.model = model.to(self.device)
         self.method = create_method(config, self.model, self.corpus, self.device)
         network = self.method.network.to(self.device)
+        if config.runtime.sync_batch_norm:
+            synchronise_batch_norm(network, self.device)
         if config.runtime.channels_last:
             use_channels_last(network, self.device)
         self.optimizer = make_optimizer(network, config.optim)
         self.step = 0
         self.start: str | None = None
+        self.checkpoints = Checkpoints(self.run, self.ranks, self.device, config.monitor.checkpoints)
         self._resume()
         if config.model.start and self.step == 0:
             self.start = str(begin_from(self.model, config.model.start, config.model.start_prefix))
         with _enough_memory(self.device):
             reader = open_reader(self.corpus, config.data, self.device)
             clip = self.method.sampling(sampling)
-            batch_size = self.method.views * config.data.batch_size
+            batch_size = self.method.views * config.data.batch_size // self.ranks.size
             shape = self.method.clip_shape((batch_size, 3, clip.frames, clip.size, clip.size))
             self.forward = training_forward(network, config.runtime, shape, self.device)
         self.apply = training_apply(config.runtime)
@@ -100,6 +113,7 @@ class Trainer:
             seed=config.seed,
             steps=config.total_steps,
             views=self.method.views,
+            ranks=self.ranks,
         )
         provenance: dict[str, object] = {
             "method": self.method.citation,
@@ -112,22 +126,24 @@ class Trainer:
         """Runs all steps that are left; writes the record, checkpoints, evaluations and encoders.
 
         Raises:
+            StoppedError: A signal asked to stop; the last step is kept.
             VieError: The loss is no number, nothing of a batch can be read, or the run's folder cannot be written; what
                 was kept before stays whole.
         """
         try:
-            with self._locked(), _enough_memory(self.device):
-                self._train()
+            with self._locked(), listening() as listener, _enough_memory(self.device), self.checkpoints:
+                self._train(listener)
         except (OSError, SafetensorError) as error:
             raise VieError(
                 f"{self.run} cannot be written ({error}): free some space and start the command again"
             ) from error
 
-    def _train(self) -> None:
+    def _train(self, listener: Listener) -> None:
         config, every = self.config, self.config.monitor
-        write_text_atomically(self.run / CONFIG_NAME, dump_config(config))
-        history = History(self.run, self.step)
-        failures = Failures(self.run, self.step, self.corpus.instance_name)
+        if self.ranks.rank == 0:
+            write_text_atomically(self.run / CONFIG_NAME, dump_config(config))
+        history = History(self.run, self.step, self.ranks)
+        failures = Failures(self.run, self.step, self.corpus.instance_name, self.ranks)
         if self.step == 0:
             first = "start" if config.model.start else "random"
             history.add(0, evaluation=self.monitor.keep_stage(first, 0, self.model))
@@ -146,6 +162,7 @@ class Trainer:
             unit="step",
             desc=self.run.name,
             mininterval=progress_interval(),
+            disable=self.ranks.rank > 0,
         ) as progress:
             for batch in batches:
                 watch.lap("data")
@@ -155,10 +172,11 @@ class Trainer:
                 self.step += 1
                 progress.update()
                 watch.lap("step")
-                self._check(losses)
+                if self._keeps_something():
+                    self._check(losses)
                 if self._due(every.log_every):
                     timing = watch.read()
-                    mean = losses.item() / timing.steps
+                    mean = self.ranks.sum(losses).item() / timing.steps
                     losses.zero_()
                     progress.set_postfix_str(f"{stage} loss {mean:.3f}")
                     history.add(
@@ -171,14 +189,18 @@ class Trainer:
                         **{f"{name}_s": seconds for name, seconds in timing.seconds.items()},
                     )
                 if self._due(every.knn_every) and self.method.bank is not None:
-                    bank = self.method.bank.embeddings
+                    bank = self.method.bank.whole()
                     history.add(self.step, monitor=self.monitor.test_on_bank(self.model, bank))
                 if self.step in self.method.stages.values():
                     history.add(self.step, evaluation=self.monitor.keep_stage(stage, self.step, self.model))
                 elif self._due(every.evaluate_every):
                     history.add(self.step, evaluation=self.monitor.test(self.model)[0])
-                if self._due(every.checkpoint_every) or self.step in self.method.stages.values():
+                asked = self._asked_to_stop(listener)
+                if asked or self._due(every.checkpoint_every) or self.step in self.method.stages.values():
                     self._save()
+                if asked:
+                    raise StoppedError(asked, self.step)
+                self.checkpoints.poll()
                 watch.lap("other")
         history.close()
 
@@ -194,7 +216,8 @@ class Trainer:
         output = self.forward(taken)
         loss = self.method.loss(output, target, self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        # Ranks average their gradients, and the loss is the sum of what each calls its own.
+        (loss * self.ranks.size).backward()
         self.optimizer.step()
         self.method.end_step(output, target)
         return loss.detach()
@@ -202,20 +225,33 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
 
-    def _check(self, losses: torch.Tensor) -> None:
-        """Raises ``VieError`` before a loss that is no number gets into anything that is kept."""
+    def _keeps_something(self) -> bool:
         every = self.config.monitor
         keeps = (every.log_every, every.knn_every, every.evaluate_every, every.checkpoint_every)
-        if self.step not in self.method.stages.values() and not any(self._due(period) for period in keeps):
-            return
-        if not torch.isfinite(losses):
+        return self.step in self.method.stages.values() or any(self._due(period) for period in keeps)
+
+    def _check(self, losses: torch.Tensor) -> None:
+        """Raises ``VieError`` before a loss that is no number gets into anything that is kept."""
+        loss = self.ranks.sum(losses)
+        if not torch.isfinite(loss):
             raise VieError(
-                f"the loss is {losses.item()} at step {self.step}: lower optim.lr, or set runtime.precision=fp32"
+                f"the loss is {loss.item()} at step {self.step}: lower optim.lr, or set runtime.precision=fp32"
             )
+
+    def _asked_to_stop(self, listener: Listener) -> int:
+        """The signal that asked, or 0; ranks agree on it, so that all stop at the same step."""
+        if self.ranks.size == 1:
+            return listener.asked
+        if self.step % AGREE_EVERY:
+            return 0
+        return int(self.ranks.largest(torch.tensor(listener.asked, device=self.device)))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Keeps a second process out of the run's folder."""
+        if self.ranks.rank > 0:
+            yield
+            return
         self.run.mkdir(parents=True, exist_ok=True)
         with (self.run / ".lock").open("w") as lock:
             try:
@@ -227,25 +263,39 @@ class Trainer:
             yield
 
     def _save(self) -> None:
-        state = {
+        # Each rank's batch norm has seen its own clips; the next step begins from the first's.
+        self.ranks.take_first(self.method.network.buffers())
+        facts = {
             "config": asdict(self.config),
             "corpus": self.corpus.instance_fingerprint(),
-            "step": self.step,
             "start": self.start,
-            "network": self.method.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "method": self.method.state_dict(),
+            "momenta": list(self._momenta()),
         }
-        save_checkpoint(self.run, state)
+        self.checkpoints.save(self.step, self._state(), facts)
+
+    def _state(self) -> State:
+        """Every tensor that training changes, as it is: to be copied, or to be read into."""
+        return {
+            **{f"network.{name}": tensor for name, tensor in self.method.network.state_dict().items()},
+            **{f"momentum.{name}": tensor for name, tensor in self._momenta().items()},
+            **{f"method.{name}": tensor for name, tensor in self.method.state().items()},
+        }
+
+    def _momenta(self) -> dict[str, torch.Tensor]:
+        kept = self.optimizer.state
+        parameters = self.method.network.named_parameters()
+        return {name: kept[tensor][MOMENTUM] for name, tensor in parameters if MOMENTUM in kept.get(tensor, {})}
 
     def _resume(self) -> None:
-        state = load_checkpoint(self.run)
-        if state is None:
+        checkpoint = self.checkpoints.latest()
+        if checkpoint is None:
             # A run that was stopped before its first checkpoint has kept nothing but the network that it began with.
             if {path.name for path in self.run.glob("encoder-*")} - {"encoder-random", "encoder-start"}:
                 raise VieError(f"{self.run} holds a run without its checkpoint: give another folder as run=FOLDER")
             return
-        given, before = flatten(asdict(self.config)), flatten(state["config"])
+        facts = read_facts(checkpoint)
+        # Through JSON, which knows no tuples.
+        given, before = flatten(json.loads(json.dumps(asdict(self.config)))), flatten(facts["config"])
         changed = [
             f"{key}={json.dumps(before.get(key))}"
             for key, value in given.items()
@@ -256,15 +306,16 @@ class Trainer:
                 f"{self.run} holds a run with other settings ({', '.join(changed)}): "
                 "give these to continue it, or another folder as run=FOLDER"
             )
-        if state["corpus"] != self.corpus.instance_fingerprint():
+        if facts["corpus"] != self.corpus.instance_fingerprint():
             raise VieError(
                 f"{self.corpus.shards.path} holds other training videos than those of the run in {self.run}: "
                 "give the corpus that it began with, or another folder as run=FOLDER"
             )
-        self.method.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.method.load_state_dict(state["method"])
-        self.step, self.start = state["step"], state["start"]
+        for name in facts["momenta"]:
+            parameter = self.method.network.get_parameter(name)
+            self.optimizer.state[parameter][MOMENTUM] = torch.zeros_like(parameter)
+        self.checkpoints.load(checkpoint, self._state())
+        self.step, self.start = facts["step"], facts["start"]
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ The loss of a job is the sum of what its ranks call their loss. ``sum`` and ``ga
 a gradient is the derivative of that sum, whatever each rank computed of it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,17 @@ class Ranks:
         """This rank's part of ``count`` things: contiguous, in the order of the ranks, cut as ``torch.chunk`` cuts."""
         size = -(-count // self.size)
         return range(min(self.rank * size, count), min((self.rank + 1) * size, count))
+
+    def wait(self) -> None:
+        """Waits for all ranks."""
+        if self.size > 1:
+            dist.barrier()
+
+    def take_first(self, tensors: Iterable[Tensor]) -> None:
+        """Gives every rank the values of the first."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
 
     def sum(self, x: Tensor) -> Tensor:
         """The sum of all ranks' tensors of one shape."""

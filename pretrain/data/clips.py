@@ -11,6 +11,7 @@ from pretrain.data.instances import Instances
 from pretrain.data.order import batch_instances, steps_per_epoch
 from pretrain.data.readers import ClipReader, DeviceReader
 from vie import VieError
+from vie.distributed import ALONE, Ranks
 from vie.video import Augmentation, Draw, Sampling, Shards, clip_frames, draw, even_positions
 from vie.video.pixels import Boxes, centre_boxes
 
@@ -52,6 +53,7 @@ class TrainClips:
         seed: int,
         steps: int,
         views: int = 1,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Plans the steps of a run.
 
@@ -61,11 +63,18 @@ class TrainClips:
             reader: Of the pixels.
             sampling: The clip.
             augmentation: Its strengths.
-            batch_size: Instances in a step.
+            batch_size: Instances in a step, over all ranks.
             seed: Of the run.
             steps: Of the run.
             views: Clips of each instance in a step, drawn independently.
+            ranks: Each takes its share of every batch.
+
+        Raises:
+            VieError: The batch cannot be divided between the ranks.
         """
+        if batch_size % ranks.size:
+            raise VieError(f"data.batch_size={batch_size} cannot be divided between {ranks.size} ranks: change either")
+        self.part = ranks.share(batch_size)
         self.shards = shards
         self.instances = instances
         self.reader = reader
@@ -81,7 +90,8 @@ class TrainClips:
         return self.steps
 
     def __getitem__(self, step: int) -> TrainBatch:
-        instances = batch_instances(self.seed, step, len(self.instances), self.batch_size)
+        whole = batch_instances(self.seed, step, len(self.instances), self.batch_size)
+        instances = whole[self.part.start : self.part.stop]
         shown = np.tile(instances, self.views)
         videos = self.instances.videos[shown]
         drawn = draw(
@@ -108,14 +118,14 @@ class TrainClips:
         instances = instances[~np.isin(instances, list(failures))]
         if len(instances) == 0:
             reason = next(iter(failures.values()))
-            raise VieError(f"none of {self.batch_size} clips can be read, the first because: {reason}")
-        whole = np.isin(shown[pixels.kept], instances)
+            raise VieError(f"none of {len(self.part)} clips can be read, the first because: {reason}")
+        readable = np.isin(shown[pixels.kept], instances)
         return TrainBatch(
             instances,
             # A copy only where a view of an instance was read in vain.
-            pixels.frames if whole.all() else pixels.frames[torch.from_numpy(whole)],
-            pixels.boxes[whole],
-            drawn.take(pixels.kept[whole]),
+            pixels.frames if readable.all() else pixels.frames[torch.from_numpy(readable)],
+            pixels.boxes[readable],
+            drawn.take(pixels.kept[readable]),
             failures,
         )
 

@@ -32,7 +32,7 @@ def _permutation(seed: int, epoch: int, num_instances: int) -> npt.NDArray[np.in
     return np.random.Generator(bits).permutation(num_instances)
 
 
-def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
-    """What chance decides in a step on a device, as a function of (seed, step)."""
-    mixed = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
+def step_generator(seed: int, step: int, device: torch.device, rank: int = 0) -> torch.Generator:
+    """What chance decides in a step on a device, as a function of (seed, step), or for each rank by itself."""
+    mixed = np.random.SeedSequence([seed, step, *([rank] if rank else [])]).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(mixed >> np.uint64(1)))

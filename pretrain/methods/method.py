@@ -1,10 +1,10 @@
 """What a method of pretraining is: what it makes of a batch, the network that it trains, and its loss."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
+from pretrain.checkpoint import Divided
 from vie import MemoryBank, Sampling
 
 Shape = tuple[int, ...]
@@ -59,15 +59,12 @@ class Method:
         return clip, instances
 
     def loss(self, output: Tensor, target: Tensor, step: int) -> Tensor:
-        """The loss of a step, a scalar."""
+        """This rank's part of the loss of a step, a scalar: the sum over ranks is the mean over the whole batch."""
         raise NotImplementedError
 
     def end_step(self, output: Tensor, target: Tensor) -> None:
         """Is called after the optimiser's step."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """What the method knows beside the weights of its network."""
+    def state(self) -> dict[str, Tensor | Divided]:
+        """What the method knows beside the weights of its network, to be kept and to be read back into."""
         return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Puts a kept state back."""

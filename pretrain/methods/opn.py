@@ -12,6 +12,7 @@ from pretrain.methods.heads import HeadedStream
 from pretrain.methods.method import Method, Shape
 from pretrain.runtime import resolve_sampling
 from vie import Sampling, Stream, VieError
+from vie.distributed import Ranks
 from vie.models.preact import init_weights
 
 FRAMES = 4
@@ -80,7 +81,7 @@ class OPN(Method):
             (4 B, 3, 1, S, S), the four frames of a clip one after another, and (B,) the classes of their orders.
         """
         device, clips = clip.device, len(clip)
-        chance = step_generator(self.seed, step, device)
+        chance = step_generator(self.seed, step, device, Ranks.of_job().rank)
 
         def draw(below: int, *shape: int) -> Tensor:
             return torch.randint(below, shape, generator=chance, device=device)
@@ -99,7 +100,7 @@ class OPN(Method):
         return shown.flatten(0, 1)[:, None, None].repeat(1, 3, 1, 1, 1), order % len(FORWARD)
 
     def loss(self, output: Tensor, target: Tensor, step: int) -> Tensor:
-        return F.cross_entropy(output, target)
+        return F.cross_entropy(output, target) / Ranks.of_job().size
 
 
 class PairwiseHead(nn.Module):

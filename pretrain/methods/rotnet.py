@@ -7,6 +7,7 @@ from pretrain.data.corpus import Corpus
 from pretrain.methods.heads import HeadedStream
 from pretrain.methods.method import Method, Shape
 from vie import Stream
+from vie.distributed import Ranks
 from vie.models.preact import init_weights
 
 TURNS = 4
@@ -37,4 +38,4 @@ class RotNet(Method):
         return rotated, torch.arange(TURNS, device=clip.device).repeat_interleave(len(clip))
 
     def loss(self, output: Tensor, target: Tensor, step: int) -> Tensor:
-        return F.cross_entropy(output, target)
+        return F.cross_entropy(output, target) / Ranks.of_job().size

@@ -6,6 +6,7 @@ from pretrain.data.corpus import Corpus
 from pretrain.methods.heads import HeadedStream
 from pretrain.methods.method import Method
 from vie import Stream, VieError
+from vie.distributed import Ranks
 
 TEMPERATURE = 0.1
 """The best of the paper's (its table 5)."""
@@ -38,10 +39,10 @@ class SimCLR(Method):
             raise VieError("method=simclr needs lightly: pip install 'vie[baselines]'") from error
         head = SimCLRProjectionHead(model.num_features, model.num_features, PROJECTION)
         self.network = HeadedStream(model, head)
-        self.contrast = NTXentLoss(TEMPERATURE)
+        self.contrast = NTXentLoss(TEMPERATURE, gather_distributed=Ranks.of_job().size > 1)
         self.stages = {"simclr": config.baseline.steps}
 
     def loss(self, output: Tensor, target: Tensor, step: int) -> Tensor:
         first, second = output.chunk(2)
         loss: Tensor = self.contrast(first, second)
-        return loss
+        return loss / Ranks.of_job().size

@@ -7,6 +7,7 @@ from pretrain.data.corpus import Corpus
 from pretrain.methods.heads import HeadedStream
 from pretrain.methods.method import Method
 from vie import Stream, VieError
+from vie.distributed import Ranks
 from vie.models.preact import init_weights
 
 MISSING = -1
@@ -48,5 +49,5 @@ class Supervised(Method):
         return clip, self.labels[instances]
 
     def loss(self, output: Tensor, target: Tensor, step: int) -> Tensor:
-        known = (target != MISSING).sum()
+        known = Ranks.of_job().sum((target != MISSING).sum())
         return F.cross_entropy(output, target, ignore_index=MISSING, reduction="sum") / known.clamp(min=1)

@@ -1,15 +1,15 @@
-from collections.abc import Mapping
-from typing import Any
-
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from pretrain.checkpoint import Divided
 from pretrain.config import Config
 from pretrain.data.corpus import Corpus
 from pretrain.data.order import steps_per_epoch
 from pretrain.methods.method import Method
 from pretrain.objective import Objective
 from vie import MemoryBank, Stream
+from vie.bank import PADDING
 
 
 class VIE(Method):
@@ -20,9 +20,16 @@ class VIE(Method):
 
     def __init__(self, config: Config, model: Stream, corpus: Corpus, device: torch.device) -> None:
         instances = len(corpus.instances)
-        bank = MemoryBank(instances, model.embed_dim, config.bank.momentum, seed=config.seed)
+        bank = MemoryBank(
+            instances,
+            model.embed_dim,
+            config.bank.momentum,
+            seed=config.seed,
+            sharded=config.bank.layout == "sharded",
+        )
         self.network = model
-        self.bank = bank.to(device)
+        self.bank: MemoryBank = bank.to(device)
+        self.clips = config.data.batch_size // bank.ranks.size
         self.objective = Objective(
             self.bank,
             config.bank,
@@ -37,14 +44,18 @@ class VIE(Method):
         self.objective.begin_step(step)
 
     def loss(self, output: Tensor, target: Tensor, step: int) -> Tensor:
-        return self.objective.loss(output, target, step)
+        return self.objective.loss(*self._filled(output, target), step)
 
     def end_step(self, output: Tensor, target: Tensor) -> None:
-        self.objective.end_step(output, target)
+        self.objective.end_step(*self._filled(output, target))
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"bank": self.objective.bank.state_dict(), "labels": self.objective.labels}
+    def _filled(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Ranks exchange as many clips each, whatever some of them could not read."""
+        missing = self.clips - len(target)
+        return F.pad(output, (0, 0, 0, missing)), F.pad(target, (0, missing), value=PADDING)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.objective.bank.load_state_dict(state["bank"])
-        self.objective.labels = state["labels"].to(self.objective.bank.embeddings.device)
+    def state(self) -> dict[str, Tensor | Divided]:
+        bank, labels = self.bank.embeddings, self.objective.labels
+        if self.bank.owners.size == 1:
+            return {"bank": bank, "labels": labels}
+        return {"bank": Divided(bank, 0, len(self.bank)), "labels": Divided(labels, 1, len(self.bank))}

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pretrain import evaluate
-from pretrain.checkpoint import CHECKPOINT_NAME
+from pretrain.checkpoint import FACTS_NAME, FOLDER_NAME
 from pretrain.config import KnnConfig, MonitorConfig
 from pretrain.data.clips import EvalClips
 from pretrain.history import read_history
@@ -161,9 +161,10 @@ def test_the_crop_reaches_tests_and_encoder(finished):
 
 def test_a_run_from_before_it_was_a_setting_goes_on(finished, tiny_corpus, tmp_path):
     run = Path(shutil.copytree(finished.run, tmp_path / "run"))
-    checkpoint = torch.load(run / CHECKPOINT_NAME, weights_only=True)
-    del checkpoint["config"]["data"]["short_side"]
-    torch.save(checkpoint, run / CHECKPOINT_NAME)
+    path = sorted((run / FOLDER_NAME).iterdir())[-1] / FACTS_NAME
+    facts = json.loads(path.read_text())
+    del facts["config"]["data"]["short_side"]
+    path.write_text(json.dumps(facts))
     assert trainer(tiny_corpus, run).step == finished.step == 12
 
 

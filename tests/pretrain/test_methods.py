@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from pretrain.checkpoint import CHECKPOINT_NAME
+from pretrain.checkpoint import FOLDER_NAME
 from pretrain.history import read_history
 from pretrain.methods import METHODS, Method
 from pretrain.methods.opn import FORWARD, OPN, PairwiseHead, draw_start
@@ -69,7 +70,9 @@ class TestEveryMethod:
         before = {name: weight.clone() for name, weight in job.method.network.state_dict().items()}
         job.train()
 
-        kept = torch.load(job.run / CHECKPOINT_NAME, weights_only=True)["network"]
+        newest = sorted((job.run / FOLDER_NAME).iterdir())[-1]
+        tensors = {name: tensor for path in newest.glob("*.safetensors") for name, tensor in load_file(path).items()}
+        kept = {name.removeprefix("network."): tensors[name] for name in tensors if name.startswith("network.")}
         assert not different(kept, job.method.network.state_dict())
         trained = different(kept, before)
         assert any(name.startswith("stream.trunk.") for name in trained)

@@ -16,7 +16,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from pretrain.checkpoint import CHECKPOINT_NAME
+from pretrain.checkpoint import FACTS_NAME, FOLDER_NAME
 from pretrain.failures import FAILURES_NAME
 from pretrain.history import read_history
 from pretrain.monitor import METRICS_NAME
@@ -108,7 +108,7 @@ class TestWholeRun:
             "history.jsonl",
             "tensorboard",
             METRICS_NAME,
-            CHECKPOINT_NAME,
+            FOLDER_NAME,
             *(f"encoder-{stage}" for stage in ("random", "ir", "la")),
             *(f"features-{stage}.safetensors" for stage in ("random", "ir", "la")),
         }
@@ -207,7 +207,7 @@ class TestGuards:
 
     def test_a_run_that_lost_its_checkpoint_is_not_overwritten(self, finished, tiny_corpus, tmp_path):
         run = Path(shutil.copytree(finished.run, tmp_path / "run"))
-        (run / CHECKPOINT_NAME).unlink()
+        shutil.rmtree(run / FOLDER_NAME)
         before = (run / "history.jsonl").read_bytes()
         with pytest.raises(VieError, match="without its checkpoint"):
             trainer(tiny_corpus, run)
@@ -315,18 +315,26 @@ class TestInterrupted:
         shutil.copytree(finished.run, run)
         assert_same_state(trained(tiny_corpus, run), finished)
 
-    @pytest.mark.parametrize("damage", ["empty", "cut", "noise", "pickle"])
-    def test_damaged_checkpoint(self, finished, tiny_corpus, tmp_path, damage):
+    @pytest.mark.parametrize("part", ["facts", "tensors"])
+    @pytest.mark.parametrize("damage", ["absent", "empty", "cut", "noise", "pickle"])
+    def test_damaged_checkpoint(self, finished, tiny_corpus, tmp_path, damage, part):
         run, trace = tmp_path / "run", tmp_path / "trace"
-        run.mkdir()
-        content = (finished.run / CHECKPOINT_NAME).read_bytes()
+        shutil.copytree(finished.run / FOLDER_NAME, run / FOLDER_NAME)
+        newest = sorted((run / FOLDER_NAME).iterdir())[-1]
+        file = newest / FACTS_NAME if part == "facts" else next(newest.glob("*.safetensors"))
+        content = file.read_bytes()
         harmful = pickle.dumps({"config": _Touch(trace)})
         damaged_content = {"empty": b"", "cut": content[: len(content) // 2], "noise": b"\x07" * 999, "pickle": harmful}
-        (run / CHECKPOINT_NAME).write_bytes(damaged_content[damage])
-        with pytest.raises(VieError, match=CHECKPOINT_NAME) as caught:
+        file.unlink()
+        if damage != "absent":
+            file.write_bytes(damaged_content[damage])
+        (newest / ".metadata").write_bytes(harmful)
+        with pytest.raises(VieError, match=newest.name) as caught:
             trainer(tiny_corpus, run)
         assert "\n" not in str(caught.value)
         assert not trace.exists()
+        shutil.rmtree(newest)
+        assert trainer(tiny_corpus, run).step == 10
 
 
 class _Touch:
@@ -364,12 +372,13 @@ class TestLearning:
             "optim.lr=0.1",
             "bank.temperature=0.2",
             "instance_recognition.steps=150",
-            "local_aggregation.steps=60",
+            "local_aggregation.steps=250",
+            "seed=1",
         ]
         losses = self.losses(tiny_corpus, tmp_path / "run", *settings)
-        assert len(losses) == 210
+        assert len(losses) == 400
         assert losses[138:150].mean() < np.log(48) - 1  # much better than not to tell the 48 videos apart
-        assert losses[198:].mean() < 0.9 * losses[150:162].mean()
+        assert losses[350:].mean() < 0.8 * losses[150:200].mean()
 
     def test_noise_contrast(self, tiny_corpus, tmp_path):
         settings = ["bank.temperature=0.5", "instance_recognition.noise=32", "instance_recognition.steps=80"]
@@ -456,7 +465,7 @@ class TestRefused:
         with pytest.raises(VieError, match=r"the loss is nan at step \d+: lower optim\.lr"):
             job.train()
         # Nothing that has gone wrong is kept.
-        assert not (job.run / CHECKPOINT_NAME).exists()
+        assert not (job.run / FOLDER_NAME).exists()
         assert {path.name for path in job.run.glob("encoder-*")} == {"encoder-random"}
 
     def test_too_few_videos_for_a_batch(self, tiny_corpus, tmp_path):
@@ -533,7 +542,8 @@ def test_a_card_says_what_made_the_weights(finished):
 
 def test_a_checkpoint_of_another_version(finished, tiny_corpus, tmp_path):
     run = tmp_path / "run"
-    run.mkdir()
-    torch.save({"step": 3}, run / CHECKPOINT_NAME)
+    shutil.copytree(finished.run / FOLDER_NAME, run / FOLDER_NAME)
+    facts = sorted((run / FOLDER_NAME).iterdir())[-1] / FACTS_NAME
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "format": 2}))
     with pytest.raises(VieError, match="was written by another version"):
         trainer(tiny_corpus, run)

@@ -1,0 +1,162 @@
+"""Whole runs under torchrun: what one rank learns, several learn, whatever stops them on the way."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain.checkpoint import FOLDER_NAME
+from pretrain.failures import FAILURES_NAME, read_failures
+from pretrain.history import read_history
+from pretrain.settings import parse_config
+from pretrain.train import Trainer
+from tests.conftest import tiny_run
+from tests.pretrain.test_clips import damaged
+from vie import MemoryBank, load
+
+ROOT = Path(__file__).parents[2]
+RUNNER = Path(__file__).with_name("runner.py")
+STEPS = 12
+
+
+def start(size: int, corpus: Path, run: Path, *settings: str, **environment: str) -> "subprocess.Popen[str]":
+    ranks = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"] if size > 1 else []
+    command = [sys.executable, *ranks, str(RUNNER), "train", *tiny_run(corpus, run, *settings)]
+    given = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(command, env=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def train(size: int, corpus: Path, run: Path, *settings: str, fails: bool = False, **environment: str) -> str:
+    """Carries a run out and returns what it wrote to stderr."""
+    process = start(size, corpus, run, *settings, **environment)
+    _, written = process.communicate(timeout=300)
+    assert (process.returncode != 0) == fails, written
+    return written
+
+
+def kept(run: Path, steps: int = STEPS) -> dict[str, torch.Tensor]:
+    """Every tensor of the newest checkpoint, as one rank reads it."""
+    job = Trainer(parse_config([run / "config.yaml"]))
+    assert job.step == steps
+    return {name: tensor for name, tensor in job._state().items() if isinstance(tensor, torch.Tensor)}
+
+
+def assert_same(run: Path, other: Path, atol: float = 0, steps: int = STEPS) -> None:
+    one, two = kept(run, steps), kept(other, steps)
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=atol, rtol=0, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.fixture(scope="module")
+def still(tiny_corpus, tmp_path_factory) -> Path:
+    """One rank, without the statistics of batch norm."""
+    run = tmp_path_factory.mktemp("still") / "run"
+    train(1, tiny_corpus, run, STILL="1")
+    return run
+
+
+@pytest.fixture(scope="module")
+def two(tiny_corpus, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("two") / "run"
+    train(2, tiny_corpus, run)
+    return run
+
+
+@pytest.mark.parametrize(("size", "layout"), [(2, "replicated"), (4, "sharded")])
+def test_several_ranks_are_one(still, tiny_corpus, tmp_path, size, layout):
+    run = tmp_path / "run"
+    train(size, tiny_corpus, run, f"bank.layout={layout}", STILL="1")
+    assert_same(still, run, atol=2e-6)
+    for one, other in zip(read_history(still), read_history(run), strict=True):
+        assert one["step"] == other["step"]
+        assert other.get("loss", 0) == pytest.approx(one.get("loss", 0), abs=2e-6)
+    assert load(run / "encoder-la").card["training"]["steps"] == STEPS
+
+
+def test_a_killed_rank_ends_the_job_and_other_numbers_of_ranks_go_on(still, tiny_corpus, tmp_path):
+    run = tmp_path / "run"
+    written = train(2, tiny_corpus, run, STILL="1", KILL="7:1:SIGKILL", fails=True)
+    assert "SIGKILL" in written
+    for size in (1, 4):
+        again = Path(shutil.copytree(run, tmp_path / str(size)))
+        train(size, tiny_corpus, again, STILL="1")
+        assert_same(still, again, atol=2e-6)
+
+
+def test_two_ranks_go_on_exactly(two, tiny_corpus, tmp_path):
+    run = tmp_path / "run"
+    train(2, tiny_corpus, run, KILL="8:0:SIGKILL", fails=True)
+    train(2, tiny_corpus, run)
+    assert_same(two, run)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_asked_to_stop_it_keeps_the_step(two, tiny_corpus, tmp_path, size, name):
+    run = tmp_path / "run"
+    # Ranks agree every ten steps; one that is asked in step 7 stops the others too.
+    written = train(size, tiny_corpus, run, "monitor.checkpoint_every=0", KILL=f"7:0:{name}", fails=True)
+    assert f"stopped at step {8 if size == 1 else 10} by {name}" in written
+    assert sorted(path.name for path in (run / FOLDER_NAME).iterdir())[-1] == f"step-{8 if size == 1 else 10:09d}"
+    train(size, tiny_corpus, run)
+    if size == 2:
+        assert_same(two, run)
+
+
+def test_what_a_rank_cannot_read_is_named_and_has_no_part(tiny_corpus, tmp_path):
+    """Two ranks with their clips missing are one rank that misses them all."""
+    corpus = damaged(tiny_corpus, tmp_path / "corpus", 5, 30)
+    runs = [tmp_path / str(size) for size in (1, 2)]
+    for size, run in zip((1, 2), runs, strict=True):
+        train(size, corpus, run, STILL="1")
+    assert_same(*runs, atol=2e-6)
+    one, two = (read_failures(run) for run in runs)
+    assert one
+    assert sorted(one) == sorted(two)
+    assert (runs[1] / FAILURES_NAME).exists()
+    assert (runs[1] / "failed_clips.rank-1.csv").exists()
+    first, last = MemoryBank(48, 16, seed=0).embeddings, kept(runs[1])["method.bank"]
+    assert {int(row[1]) for row in one} == set(torch.nonzero((first == last).all(dim=1))[:, 0].tolist()) == {5, 30}
+    # Continued, the files of the ranks are one.
+    train(1, corpus, runs[1], STILL="1")
+    assert [path.name for path in runs[1].glob("failed_clips*")] == [FAILURES_NAME]
+    assert read_failures(runs[1]) == two
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [1, 2])
+def test_killed_at_any_step_it_goes_on_exactly(tiny_corpus, tmp_path, size):
+    """At 20 times drawn at random, in the middle of steps or between them, and killed again when it goes on."""
+    settings = ["local_aggregation.steps=20", "monitor.checkpoint_every=3", "monitor.knn_every=0", "monitor.labels=[]"]
+    whole, run, chance = tmp_path / "whole", tmp_path / "run", random.Random(size)
+    train(size, tiny_corpus, whole, *settings)
+    kills = 0
+    while kills < 20:
+        shutil.rmtree(run, ignore_errors=True)
+        for _ in range(4):
+            process = start(size, tiny_corpus, run, *settings, SLOW="0.1")
+            deadline, wanted = time.time() + 60, chance.randrange(24)
+            while time.time() < deadline and process.poll() is None and steps_taken(run) < wanted:
+                time.sleep(0.01)
+            time.sleep(chance.random() / 8)
+            kills += process.poll() is None
+            subprocess.run(["pkill", "-KILL", "-f", f"run={run}( |$)"], check=False)
+            process.communicate()
+        train(size, tiny_corpus, run, *settings)
+        assert_same(whole, run, steps=24)
+
+
+def steps_taken(run: Path) -> int:
+    return max((row["step"] for row in read_history(run)), default=0)
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(tiny_corpus, tmp_path):
+    written = train(3, tiny_corpus, tmp_path / "run", fails=True)
+    assert "data.batch_size=8 cannot be divided between 3 ranks: change either" in written
