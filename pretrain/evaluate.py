@@ -16,6 +16,7 @@ from pretrain.data.clips import EvalClips, workers_for
 from pretrain.data.prefetch import stream
 from pretrain.runtime import Autocast
 from vie import Sampling, Stream, VieError, knn_scores
+from vie.distributed import Ranks
 from vie.linear import linear_readout
 from vie.video import Shards
 from vie.video.pixels import crop_resize, normalise
@@ -77,6 +78,17 @@ def extract(model: Stream, clips: EvalClips, device: torch.device, autocast: Aut
     present, positions = torch.unique(positions, return_inverse=True)
     return Features(
         torch.from_numpy(clips.videos).to(device)[present], _mean_by(pooled, positions), embeddings, positions
+    )
+
+
+def gather(features: Features, ranks: Ranks) -> Features:
+    """Features of all ranks' videos, in the order of ranks, on every rank."""
+    before = sum(ranks.gather(torch.tensor([len(features.videos)], device=features.videos.device))[: ranks.rank])
+    return Features(
+        ranks.gather_uneven(features.videos),
+        ranks.gather_uneven(features.pooled),
+        ranks.gather_uneven(features.clip_embeddings),
+        ranks.gather_uneven(features.clip_positions + before),
     )
 
 

@@ -17,7 +17,7 @@ from pretrain.data.corpus import Corpus
 from pretrain.data.readers import ClipReader
 from pretrain.runtime import autocast_to, describe_machine
 from vie import Sampling, Stream, save_pretrained
-from vie.distributed import Ranks
+from vie.distributed import ALONE, Ranks
 from vie.files import write_atomically, write_text_atomically
 
 METRICS_NAME = "metrics.json"
@@ -28,7 +28,8 @@ Row = dict[str, object]
 class Monitor:
     """Tests a network on the held-out videos of its corpus; without any, every test is empty.
 
-    Of several ranks the first does, and the tests of the others are empty.
+    Of several ranks each takes its share of the videos; the first reads the features out and keeps them, and to the
+    others the tests are empty.
     """
 
     def __init__(
@@ -48,15 +49,17 @@ class Monitor:
         self.sampling = sampling
         self.device = device
         self.provenance = provenance
-        self.is_first = Ranks.of_job().rank == 0
+        self.ranks = Ranks.of_job()
         self.autocast = autocast_to(config.runtime.precision, device)
 
     def test(self, model: Stream) -> tuple[list[Row], dict[str, Tensor]]:
         """Nearest-neighbour and linear accuracy of pooled features, and these features by name."""
         corpus = self.corpus
-        if len(corpus.val_videos) == 0 or not self.is_first:
+        if len(corpus.val_videos) == 0:
             return [], {}
         features = {"train": self._extract(model, corpus.train_videos), "val": self._extract(model, corpus.val_videos)}
+        if self.ranks.rank > 0:
+            return [], {}
         knn = self.config.monitor.knn
         results = evaluate.evaluate_features(features["train"], features["val"], corpus.shards, corpus.columns, knn)
         tensors = {
@@ -69,9 +72,11 @@ class Monitor:
     def test_on_bank(self, model: Stream, bank: Tensor) -> list[Row]:
         """VIE's own monitor: nearest-neighbour accuracy of test clips against the memory bank (N, D)."""
         corpus = self.corpus
-        if len(corpus.val_videos) == 0 or not corpus.columns or not self.is_first:
+        if len(corpus.val_videos) == 0 or not corpus.columns:
             return []
         val = self._extract(model, corpus.val_videos)
+        if self.ranks.rank > 0:
+            return []
         return evaluate.as_rows(
             evaluate.evaluate_on_bank(
                 val, corpus.shards, corpus.columns, bank, corpus.instances.videos, self.config.monitor.knn
@@ -80,9 +85,9 @@ class Monitor:
 
     def keep_stage(self, stage: str, step: int, model: Stream) -> list[Row]:
         """Tests a network and keeps it as ``encoder-<stage>``, with its features and its lines in ``metrics.json``."""
-        if not self.is_first:
-            return []
         rows, features = self.test(model)
+        if self.ranks.rank > 0:
+            return rows
         protocol = evaluate.protocol(self.config.monitor.clips, self.sampling, self.config.monitor.knn)
         provenance = {
             **self.provenance,
@@ -116,15 +121,19 @@ class Monitor:
         return rows
 
     def _extract(self, model: Stream, videos: npt.NDArray[np.int64]) -> evaluate.Features:
+        # Each rank's batch norm has seen its own clips.
+        self.ranks.take_first(model.buffers())
+        part = (self.ranks if self.ranks.all_share(len(videos)) else ALONE).share(len(videos))
         clips = EvalClips(
             self.corpus.shards,
-            videos,
+            videos[part.start : part.stop],
             self.reader,
             self.sampling,
             clips=self.config.monitor.clips,
             batch_size=2 * self.config.data.batch_size,
         )
-        return evaluate.extract(model, clips, self.device, self.autocast, self.config.data.workers)
+        features = evaluate.extract(model, clips, self.device, self.autocast, self.config.data.workers)
+        return features if len(part) == len(videos) else evaluate.gather(features, self.ranks)
 
 
 def _public(config: Config) -> dict[str, object]:

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from pretrain import evaluate
 from pretrain.data.corpus import label_columns
 from pretrain.monitor import METRICS_NAME
+from pretrain.run_folder import CONFIG_NAME
 from pretrain.settings import parse_config
-from pretrain.train import CONFIG_NAME
 from vie import VieError
 from vie.video import Shards
 

@@ -1,8 +1,6 @@
 """The training loop of one stream."""
 
 import contextlib
-import fcntl
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +19,7 @@ from pretrain.history import History
 from pretrain.methods import create_method
 from pretrain.monitor import Monitor
 from pretrain.optim import learning_rate, make_optimizer
+from pretrain.run_folder import CONFIG_NAME, check_same_run, locked
 from pretrain.runtime import (
     resolve,
     resolve_device,
@@ -30,7 +29,7 @@ from pretrain.runtime import (
     training_forward,
     use_channels_last,
 )
-from pretrain.settings import dump_config, flatten
+from pretrain.settings import dump_config
 from pretrain.start import begin_from
 from pretrain.stopping import Listener, StoppedError, listening
 from pretrain.timing import Stopwatch, progress_interval
@@ -39,24 +38,11 @@ from vie.distributed import Ranks
 from vie.files import write_text_atomically
 from vie.video import augment
 
-CONFIG_NAME = "config.yaml"
 MOMENTUM = "momentum_buffer"
 """What torch.optim.SGD calls it."""
 
 AGREE_EVERY = 10
 """Steps between two times that ranks tell each other whether they were asked to stop."""
-
-FREE = (
-    "run",
-    "data.path",
-    "data.workers",
-    "data.short_side",
-    "local_aggregation.steps",
-    "baseline.steps",
-    "bank.layout",
-    "runtime.device",
-)
-"""Settings that may differ when a run is continued, besides the monitor's: they change no step that was taken."""
 
 
 class Trainer:
@@ -131,7 +117,7 @@ class Trainer:
                 was kept before stays whole.
         """
         try:
-            with self._locked(), listening() as listener, _enough_memory(self.device), self.checkpoints:
+            with locked(self.run, self.ranks), listening() as listener, _enough_memory(self.device), self.checkpoints:
                 self._train(listener)
         except (OSError, SafetensorError) as error:
             raise VieError(
@@ -196,6 +182,8 @@ class Trainer:
                 elif self._due(every.evaluate_every):
                     history.add(self.step, evaluation=self.monitor.test(self.model)[0])
                 asked = self._asked_to_stop(listener)
+                if asked:
+                    self._check(losses)
                 if asked or self._due(every.checkpoint_every) or self.step in self.method.stages.values():
                     self._save()
                 if asked:
@@ -246,22 +234,6 @@ class Trainer:
             return 0
         return int(self.ranks.largest(torch.tensor(listener.asked, device=self.device)))
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keeps a second process out of the run's folder."""
-        if self.ranks.rank > 0:
-            yield
-            return
-        self.run.mkdir(parents=True, exist_ok=True)
-        with (self.run / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise VieError(
-                    f"another process trains in {self.run}: wait for it, or give another run=FOLDER"
-                ) from error
-            yield
-
     def _save(self) -> None:
         # Each rank's batch norm has seen its own clips; the next step begins from the first's.
         self.ranks.take_first(self.method.network.buffers())
@@ -294,23 +266,7 @@ class Trainer:
                 raise VieError(f"{self.run} holds a run without its checkpoint: give another folder as run=FOLDER")
             return
         facts = read_facts(checkpoint)
-        # Through JSON, which knows no tuples.
-        given, before = flatten(json.loads(json.dumps(asdict(self.config)))), flatten(facts["config"])
-        changed = [
-            f"{key}={json.dumps(before.get(key))}"
-            for key, value in given.items()
-            if key not in FREE and not key.startswith("monitor.") and before.get(key) != value
-        ]
-        if changed:
-            raise VieError(
-                f"{self.run} holds a run with other settings ({', '.join(changed)}): "
-                "give these to continue it, or another folder as run=FOLDER"
-            )
-        if facts["corpus"] != self.corpus.instance_fingerprint():
-            raise VieError(
-                f"{self.corpus.shards.path} holds other training videos than those of the run in {self.run}: "
-                "give the corpus that it began with, or another folder as run=FOLDER"
-            )
+        check_same_run(self.run, self.config, self.corpus, facts)
         for name in facts["momenta"]:
             parameter = self.method.network.get_parameter(name)
             self.optimizer.state[parameter][MOMENTUM] = torch.zeros_like(parameter)

@@ -67,7 +67,7 @@ class MemoryBank(nn.Module):
         self.ranks = Ranks.of_job() if ranks is None else ranks
         self.owners = self.ranks if sharded else ALONE
         self.rows = self.owners.share(num_instances)
-        if not Ranks(self.owners.size - 1, self.owners.size).share(num_instances):
+        if not self.owners.all_share(num_instances):
             raise VieError(
                 f"{num_instances} instances cannot be divided between {self.owners.size} ranks: "
                 "use fewer, or a replicated bank"

@@ -37,6 +37,10 @@ class Ranks:
         size = -(-count // self.size)
         return range(min(self.rank * size, count), min((self.rank + 1) * size, count))
 
+    def all_share(self, count: int) -> bool:
+        """Whether every rank has a part of ``count`` things."""
+        return len(Ranks(self.size - 1, self.size).share(count)) > 0
+
     def wait(self) -> None:
         """Waits for all ranks."""
         if self.size > 1:
@@ -55,6 +59,14 @@ class Ranks:
     def gather(self, x: Tensor) -> Tensor:
         """All ranks' tensors of one shape, one after another along the first axis."""
         return x if self.size == 1 else _Gather.apply(x, self)
+
+    def gather_uneven(self, x: Tensor) -> Tensor:
+        """As ``gather`` without gradient, of tensors that may differ in their first axis."""
+        lengths = self.gather(torch.tensor([len(x)], device=x.device)).tolist()
+        padded = x.new_zeros(max(lengths), *x.shape[1:])
+        padded[: len(x)] = x.detach()
+        parts = self.gather(padded).split(max(lengths))
+        return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
     def largest(self, x: Tensor) -> Tensor:
         """The elementwise maximum of all ranks' tensors of one shape, without gradient."""

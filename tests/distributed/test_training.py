@@ -77,6 +77,8 @@ def test_several_ranks_are_one(still, tiny_corpus, tmp_path, size, layout):
     for one, other in zip(read_history(still), read_history(run), strict=True):
         assert one["step"] == other["step"]
         assert other.get("loss", 0) == pytest.approx(one.get("loss", 0), abs=2e-6)
+        for test in ("evaluation", "monitor"):
+            assert other.get(test) == one.get(test)
     assert load(run / "encoder-la").card["training"]["steps"] == STEPS
 
 

@@ -21,6 +21,7 @@ from pretrain.failures import FAILURES_NAME
 from pretrain.history import read_history
 from pretrain.monitor import METRICS_NAME
 from pretrain.objective import Objective
+from pretrain.run_folder import locked
 from pretrain.settings import parse_config
 from pretrain.train import Trainer
 from tests.conftest import rewrite_index, tiny_run
@@ -220,7 +221,7 @@ class TestGuards:
 
     def test_one_process_at_a_time(self, tiny_corpus, tmp_path):
         one, other = trainer(tiny_corpus, tmp_path / "run"), trainer(tiny_corpus, tmp_path / "run")
-        with one._locked(), pytest.raises(VieError, match="another process"):
+        with locked(one.run, one.ranks), pytest.raises(VieError, match="another process"):
             other.train()
 
     def test_full_disk(self, tiny_corpus, tmp_path):

@@ -1,0 +1,72 @@
+"""The folder of a run: one process writes in it, and only what goes on with the run that is there."""
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pretrain.config import Config
+from pretrain.data.corpus import Corpus
+from pretrain.settings import flatten
+from vie import VieError
+from vie.distributed import Ranks
+
+CONFIG_NAME = "config.yaml"
+
+FREE = (
+    "run",
+    "data.path",
+    "data.workers",
+    "data.short_side",
+    "local_aggregation.steps",
+    "baseline.steps",
+    "bank.layout",
+    "runtime.device",
+)
+"""Settings that may differ when a run is continued, besides the monitor's: they change no step that was taken."""
+
+
+@contextlib.contextmanager
+def locked(run: Path, ranks: Ranks) -> Iterator[None]:
+    """Makes a run's folder and keeps a second job out of it; of several ranks the first does."""
+    if ranks.rank > 0:
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise VieError(f"another process trains in {run}: wait for it, or give another run=FOLDER") from error
+        yield
+
+
+def check_same_run(run: Path, config: Config, corpus: Corpus, facts: Mapping[str, Any]) -> None:
+    """Raises ``VieError`` where a checkpoint is of other settings or of another corpus.
+
+    Args:
+        run: Folder of the run.
+        config: Resolved.
+        corpus: That it is asked to train on.
+        facts: Of the checkpoint.
+    """
+    # Through JSON, which knows no tuples.
+    given, before = flatten(json.loads(json.dumps(asdict(config)))), flatten(facts["config"])
+    changed = [
+        f"{key}={json.dumps(before.get(key))}"
+        for key, value in given.items()
+        if key not in FREE and not key.startswith("monitor.") and before.get(key) != value
+    ]
+    if changed:
+        raise VieError(
+            f"{run} holds a run with other settings ({', '.join(changed)}): "
+            "give these to continue it, or another folder as run=FOLDER"
+        )
+    if facts["corpus"] != corpus.instance_fingerprint():
+        raise VieError(
+            f"{corpus.shards.path} holds other training videos than those of the run in {run}: "
+            "give the corpus that it began with, or another folder as run=FOLDER"
+        )
