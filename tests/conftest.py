@@ -2,8 +2,9 @@
 
 import io
 import json
+import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -164,3 +165,19 @@ def mixed_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [(3 + 7 * number % 38, 20 + 5 * number % 17, 20 + 11 * number % 23) for number in range(count)],
         [(12.5, 25.0, 50.0)[number % 3] for number in range(count)],
     )
+
+
+@pytest.fixture
+def table() -> Callable[..., None]:
+    """Keeps a row of a table of ``docs/reliability.md``: ``table("faults", kind="empty file", outcome="…")``.
+
+    Rows are kept where VIE_TABLES names a folder, for ``python -m benchmarks.reliability``.
+    """
+
+    def add(name: str, **row: object) -> None:
+        if folder := os.environ.get("VIE_TABLES"):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            with (Path(folder) / f"{name}.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+    return add
