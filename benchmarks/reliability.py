@@ -14,19 +14,19 @@ from pathlib import Path
 TITLES = {
     "ranks": (
         "Several ranks are one",
-        "The greatest difference between a job of several ranks and one of one, over gloo on the CPU: losses, gradients, "
-        "labels and bank of nine steps in float64 (`tests/distributed/test_ranks.py`), and every tensor of a checkpoint "
-        "after twelve steps under torchrun in float32, batch norm held still (`test_training.py`).",
+        "The greatest difference between a job of several ranks and one of one, over gloo on the CPU: losses, "
+        "gradients, labels and bank of nine steps in float64 (`tests/distributed/test_ranks.py`), and every tensor of "
+        "a checkpoint after twelve steps under torchrun in float32, batch norm held still (`test_training.py`).",
     ),
     "kills": (
         "Killed and continued",
-        "Runs that were ended at the times of the table and started again with the same command, against runs that were "
-        "never ended: tensors of the last checkpoint that differ in any bit.",
+        "Runs that SIGKILL ended at random times, each several times, and that the same command took up again, against "
+        "runs that nothing ended: the greatest difference of any number in the last checkpoint.",
     ),
     "faults": (
         "Bad videos",
-        "A corpus with one file of each kind, prepared and trained on. Every file that cannot be used is named with its "
-        "reason; the others are trained on.",
+        "A corpus with one file of each kind, prepared and trained on. Every file that cannot be used is named with "
+        "its reason; the others are trained on.",
     ),
 }
 
@@ -53,6 +53,7 @@ def _table(rows: list[dict[str, object]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", type=Path, help="folder that the tests have filled")
     print(render(parser.parse_args(arguments).tables), end="")

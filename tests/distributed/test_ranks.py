@@ -129,13 +129,17 @@ def test_both_layouts_are_one(alone):
 
 
 @pytest.mark.parametrize("case", [*RUNS, "ask sharded", "ask replicated", "clusters"])
-def test_several_ranks_are_one(together, alone, case):
+def test_several_ranks_are_one(together, alone, case, table):
     for found in together:
         assert found[case].keys() == alone[case].keys()
         for name, value in alone[case].items():
             torch.testing.assert_close(
                 found[case][name], value, atol=1e-9, rtol=1e-9, msg=lambda t, n=name: f"{n}: {t}"
             )
+    for name in ("losses", "gradients", "labels", "bank"):
+        if name in alone[case] and case in RUNS:
+            worst = max((found[case][name] - alone[case][name]).abs().max().item() for found in together)
+            table("ranks", ranks=len(together), case=case, of=name, difference=f"{worst:.1e}")
 
 
 def test_what_cannot_be_divided_is_refused():

@@ -47,11 +47,13 @@ def kept(run: Path, steps: int = STEPS) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in job._state().items() if isinstance(tensor, torch.Tensor)}
 
 
-def assert_same(run: Path, other: Path, atol: float = 0, steps: int = STEPS) -> None:
+def assert_same(run: Path, other: Path, atol: float = 0, steps: int = STEPS) -> str:
+    """Returns the greatest difference of any number."""
     one, two = kept(run, steps), kept(other, steps)
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, atol=atol, rtol=0, msg=lambda text, n=name: f"{n}: {text}")
+    return f"{max((two[name].double() - tensor.double()).abs().max().item() for name, tensor in one.items()):.1e}"
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +72,11 @@ def two(tiny_corpus, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(("size", "layout"), [(2, "replicated"), (4, "sharded")])
-def test_several_ranks_are_one(still, tiny_corpus, tmp_path, size, layout):
+def test_several_ranks_are_one(still, tiny_corpus, tmp_path, size, layout, table):
     run = tmp_path / "run"
     train(size, tiny_corpus, run, f"bank.layout={layout}", STILL="1")
-    assert_same(still, run, atol=2e-6)
+    difference = assert_same(still, run, atol=2e-6)
+    table("ranks", ranks=size, case=f"torchrun, {layout}", of="checkpoint", difference=difference)
     for one, other in zip(read_history(still), read_history(run), strict=True):
         assert one["step"] == other["step"]
         assert other.get("loss", 0) == pytest.approx(one.get("loss", 0), abs=2e-6)
@@ -82,14 +85,21 @@ def test_several_ranks_are_one(still, tiny_corpus, tmp_path, size, layout):
     assert load(run / "encoder-la").card["training"]["steps"] == STEPS
 
 
-def test_a_killed_rank_ends_the_job_and_other_numbers_of_ranks_go_on(still, tiny_corpus, tmp_path):
+def test_a_killed_rank_ends_the_job_and_other_numbers_of_ranks_go_on(still, tiny_corpus, tmp_path, table):
     run = tmp_path / "run"
     written = train(2, tiny_corpus, run, STILL="1", KILL="7:1:SIGKILL", fails=True)
     assert "SIGKILL" in written
     for size in (1, 4):
         again = Path(shutil.copytree(run, tmp_path / str(size)))
         train(size, tiny_corpus, again, STILL="1")
-        assert_same(still, again, atol=2e-6)
+        difference = assert_same(still, again, atol=2e-6)
+        table(
+            "ranks",
+            ranks=size,
+            case="continued from 2 ranks, one of them killed",
+            of="checkpoint",
+            difference=difference,
+        )
 
 
 def test_two_ranks_go_on_exactly(two, tiny_corpus, tmp_path):
@@ -134,7 +144,7 @@ def test_what_a_rank_cannot_read_is_named_and_has_no_part(tiny_corpus, tmp_path)
 
 @pytest.mark.long
 @pytest.mark.parametrize("size", [1, 2])
-def test_killed_at_any_step_it_goes_on_exactly(tiny_corpus, tmp_path, size):
+def test_killed_at_any_step_it_goes_on_exactly(tiny_corpus, tmp_path, size, table):
     """At 20 times drawn at random, in the middle of steps or between them, and killed again when it goes on."""
     settings = ["local_aggregation.steps=20", "monitor.checkpoint_every=3", "monitor.knn_every=0", "monitor.labels=[]"]
     whole, run, chance = tmp_path / "whole", tmp_path / "run", random.Random(size)
@@ -142,17 +152,22 @@ def test_killed_at_any_step_it_goes_on_exactly(tiny_corpus, tmp_path, size):
     kills = 0
     while kills < 20:
         shutil.rmtree(run, ignore_errors=True)
+        killed_after: list[int] = []
         for _ in range(4):
             process = start(size, tiny_corpus, run, *settings, SLOW="0.1")
             deadline, wanted = time.time() + 60, chance.randrange(24)
             while time.time() < deadline and process.poll() is None and steps_taken(run) < wanted:
                 time.sleep(0.01)
             time.sleep(chance.random() / 8)
-            kills += process.poll() is None
+            if process.poll() is None:
+                killed_after.append(steps_taken(run))
             subprocess.run(["pkill", "-KILL", "-f", f"run={run}( |$)"], check=False)
             process.communicate()
         train(size, tiny_corpus, run, *settings)
-        assert_same(whole, run, steps=24)
+        difference = assert_same(whole, run, steps=24)
+        kills += len(killed_after)
+        steps = ", ".join(map(str, killed_after))
+        table("kills", ranks=size, **{"killed after steps": steps, "of": 24, "greatest difference": difference})
 
 
 def steps_taken(run: Path) -> int:

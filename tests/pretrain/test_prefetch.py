@@ -1,0 +1,72 @@
+"""Workers that die or hang; the items are files of their own numbers, so that processes can leave traces."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain.data import prefetch
+from vie import VieError
+
+
+class Items:
+    """The squares of numbers, one of which ends its worker as often as ``times`` says."""
+
+    def __init__(self, folder: Path, fatal: int, times: int, hangs: bool = False) -> None:
+        self.folder, self.fatal, self.times, self.hangs = folder, fatal, times, hangs
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        if number == self.fatal:
+            tries = len(list(self.folder.iterdir()))
+            if tries < self.times:
+                (self.folder / str(tries)).touch()
+                if self.hangs:
+                    time.sleep(60)
+                os.kill(os.getpid(), signal.SIGKILL)
+        return torch.tensor(number**2)
+
+
+@pytest.mark.parametrize("fatal", [3, 4, 19])
+def test_a_killed_worker_is_started_again(tmp_path, fatal, caplog):
+    items = Items(tmp_path, fatal, times=1)
+    found = list(prefetch.stream(items, range(3, 20), workers=2))
+    assert [int(item) for item in found] == [number**2 for number in range(3, 20)]
+    assert "workers are started again" in caplog.text
+
+
+def test_a_hanging_worker_is_started_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(prefetch, "TIMEOUT", 2.0)
+    items = Items(tmp_path, 7, times=1, hangs=True)
+    began = time.monotonic()
+    assert [int(item) for item in prefetch.stream(items, range(20), workers=2)] == [n**2 for n in range(20)]
+    assert time.monotonic() - began < 30
+
+
+def test_workers_that_always_die_end_the_run(tmp_path):
+    items = Items(tmp_path, 5, times=99)
+    found: list[int] = []
+    with pytest.raises(VieError, match="end again and again"):
+        found.extend(int(item) for item in prefetch.stream(items, range(20), workers=2))
+    assert found == [number**2 for number in range(len(found))]
+    # A first death may take items with it that were not asked for yet.
+    assert prefetch.STARTS <= len(list(tmp_path.iterdir())) <= prefetch.STARTS + 2
+
+
+def test_several_deaths_far_apart_are_survived(tmp_path):
+    class Often(Items):
+        def __getitem__(self, number: int) -> torch.Tensor:
+            mark = self.folder / str(number)
+            if number % 4 == 3 and not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return torch.tensor(number**2)
+
+    found = list(prefetch.stream(Often(tmp_path, -1, 0), range(20), workers=1))
+    assert [int(item) for item in found] == [number**2 for number in range(20)]
+    assert len(list(tmp_path.iterdir())) == 5
