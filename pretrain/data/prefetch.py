@@ -1,6 +1,9 @@
 """Items made ahead of time by worker processes, in order, whatever becomes of the workers."""
 
 import logging
+import signal
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
@@ -15,8 +18,15 @@ Item = TypeVar("Item", covariant=True)
 TIMEOUT = 300.0
 """Seconds after which workers are held to hang: a step's clips take less than one."""
 
+LOOK_EVERY = 5.0
+"""Seconds after which whoever waits for an item looks whether its worker is alive."""
+
 STARTS = 3
 """Times that workers are started for one item before it is given up."""
+
+
+LOST = (RuntimeError, EOFError, OSError)
+"""What waiting for an item raises when a worker has died or hangs, or died with an item half handed over."""
 
 
 class Items(Protocol[Item]):
@@ -54,20 +64,45 @@ def _restarted(
             num_workers=workers,
             pin_memory=pin_memory,
             prefetch_factor=4,
-            timeout=TIMEOUT,
+            timeout=LOOK_EVERY,
         )
+        iterator = _begin(loader)
         try:
-            for item in loader:
-                yield item
+            while done < len(numbers):
+                yield _wait_for(iterator)
                 done += 1
-        except RuntimeError as error:  # this is all that the loader says when a worker has died or hangs
-            cause = str(error).splitlines()[0]
+        except LOST as error:
+            cause = (str(error) or type(error).__name__).splitlines()[0]
+            if cause.startswith("Caught "):  # the worker lives, and this is what an item raised
+                raise
             if starts == STARTS:
                 raise VieError(
                     f"the workers that read ahead end again and again ({cause}): set data.workers to fewer if memory "
                     "is short, or to 0 to see why"
                 ) from error
             logger.warning("workers are started again: %s", cause)
+
+
+def _begin(loader: "DataLoader[Item | VieError]") -> Iterator[Item | VieError]:
+    """Starts the workers, without the handler by which a dead one would raise wherever the main thread is just then.
+
+    It is noticed all the same: by whoever waits for the next item, within some seconds.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    iterator: Iterator[Item | VieError] = iter(loader)
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before)
+    return iterator
+
+
+def _wait_for(iterator: Iterator[Item | VieError]) -> Item | VieError:
+    began = time.monotonic()
+    while True:
+        try:
+            return next(iterator)
+        except RuntimeError as error:
+            if "timed out" not in str(error) or time.monotonic() - began > TIMEOUT:
+                raise
 
 
 class _Guarded(Dataset[Item | VieError]):

@@ -199,7 +199,8 @@ def _read_failures(path: Path) -> dict[SourceKey, _Failure]:
 
 def _write_failures(path: Path, failures: Iterable[_Failure]) -> None:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    # Quoted, as a carriage return in a name would end its row.
+    writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     writer.writerow(FAILED_COLUMNS)
     for failure in failures:
         key = failure.key

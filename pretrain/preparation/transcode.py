@@ -78,8 +78,10 @@ def announced_frames(path: Path) -> int:
 
 
 def _require_content(path: Path) -> None:
-    if not path.is_file():
+    if not path.exists():
         raise VieError(f"{path}: no such file")
+    if not path.is_file():  # a named pipe would be waited for until the time is up
+        raise VieError(f"{path}: a folder, a pipe or a device, not a file")
     if path.stat().st_size == 0:
         raise VieError(f"{path}: the file is empty (0 bytes)")
 
@@ -105,7 +107,8 @@ def _announced_by_time(container: "av.container.InputContainer", stream: "av.Vid
             continue
         end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         packets += packet.stream_index == stream.index
-    start = (container.start_time or 0) / av.time_base
+    # Matroska counts its duration from 0, wherever the first frame is.
+    start = min(0, container.start_time or 0) / av.time_base
     if not container.duration or end <= start:
         return packets
     return round(packets * max(1.0, container.duration / av.time_base / (end - start)))
@@ -124,24 +127,29 @@ def _salvage(path: Path) -> tuple[float, Iterator[Tensor]]:
     in decord's case as many as the timing of its threads happens to decide.
     """
 
-    def frames() -> Iterator[Tensor]:
+    def decoded() -> Iterator[av.VideoFrame]:
         with av.open(str(path)) as container:
             with contextlib.suppress(av.FFmpegError):
                 for packet in container.demux(video=0):
-                    for frame in packet.decode():
-                        yield _pixels(frame)
+                    yield from packet.decode()
                 return
             with contextlib.suppress(av.FFmpegError):  # the decoder still holds the frames that it reorders
-                for frame in container.streams.video[0].decode(None):
-                    yield _pixels(frame)
+                yield from container.streams.video[0].decode(None)
+
+    def frames() -> Iterator[Tensor]:
+        size: tuple[int, int] | None = None
+        for frame in decoded():
+            size = size or (frame.width, frame.height)  # as the other decoders do where it changes on the way
+            yield _pixels(frame, *size)
 
     with av.open(str(path)) as container:
         rate = container.streams.video[0].average_rate
     return float(rate or 0), frames()
 
 
-def _pixels(frame: av.VideoFrame) -> Tensor:
-    upright = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)  # as the other decoders do by themselves
+def _pixels(frame: av.VideoFrame, width: int, height: int) -> Tensor:
+    pixels = frame.to_ndarray(format="rgb24", width=width, height=height)
+    upright = np.rot90(pixels, frame.rotation // 90)  # as the other decoders do by themselves
     return torch.from_numpy(upright.copy())[None]
 
 

@@ -12,6 +12,11 @@ from pretrain.data import prefetch
 from vie import VieError
 
 
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    monkeypatch.setattr(prefetch, "LOOK_EVERY", 0.5)
+
+
 class Items:
     """The squares of numbers, one of which ends its worker as often as ``times`` says."""
 
@@ -56,6 +61,27 @@ def test_workers_that_always_die_end_the_run(tmp_path):
     assert found == [number**2 for number in range(len(found))]
     # A first death may take items with it that were not asked for yet.
     assert prefetch.STARTS <= len(list(tmp_path.iterdir())) <= prefetch.STARTS + 2
+
+
+def test_a_fault_of_an_item_is_raised_as_it_is(tmp_path, caplog):
+    class Faulty(Items):
+        def __getitem__(self, number: int) -> torch.Tensor:
+            raise RuntimeError("a fault of ours")
+
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        next(prefetch.stream(Faulty(tmp_path, 0, 0), range(3), workers=1))
+    assert not caplog.records
+
+
+def test_a_worker_that_dies_meanwhile_disturbs_nobody(tmp_path):
+    """Not even while the main thread is busy with the item before."""
+    before = signal.getsignal(signal.SIGCHLD)
+    found = []
+    for item in prefetch.stream(Items(tmp_path, 6, times=1), range(20), workers=1):
+        found.append(int(item))
+        time.sleep(0.1)
+    assert found == [number**2 for number in range(20)]
+    assert signal.getsignal(signal.SIGCHLD) == before
 
 
 def test_several_deaths_far_apart_are_survived(tmp_path):
