@@ -77,6 +77,9 @@ class Checkpoints:
 
     def __enter__(self) -> None:
         """For the time in which checkpoints are written: what ends it, well or not, waits for the last one."""
+        if self.ranks.rank == 0:
+            for left in self.folder.glob(f"*{PARTIAL}"):  # by a run that was killed
+                shutil.rmtree(left)
 
     def __exit__(self, *_: object) -> None:
         self.finish()

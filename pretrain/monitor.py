@@ -99,6 +99,7 @@ class Monitor:
             "batch_size": self.config.data.batch_size,
             "precision": self.config.runtime.precision,
             "machine": describe_machine(self.device),
+            "ranks": self.ranks.size,
         }
         card = {
             "training": {"stage": stage, "steps": step, **provenance, "config": _public(self.config)},

@@ -70,7 +70,7 @@ def parse_settings(
 
     Args:
         kind: A dataclass of dataclasses with defaults for everything.
-        recipes: YAML files, or names of those in ``folder``.
+        recipes: YAML files, or names of those in ``folder``; one that says ``over: NAME`` is laid over that one.
         overrides: ``key=value``, with dotted keys.
         folder: Where the files that come along lie.
 
@@ -80,9 +80,8 @@ def parse_settings(
     """
     known = list(flatten(asdict(kind())))  # type: ignore[call-overload]
     arguments: list[str] = []
-    for recipe in recipes:
-        path = find_recipe(recipe, folder)
-        for key, value in flatten(_read_yaml(path)).items():
+    for path, content in (layer for recipe in recipes for layer in _layers(recipe, folder)):
+        for key, value in flatten(content).items():
             _check_key(key, known, str(path))
             arguments.append(f"--{key}={value if isinstance(value, str) else json.dumps(_plain(value), default=str)}")
     for override in overrides:
@@ -130,6 +129,19 @@ def find_recipe(recipe: str | Path, folder: Path = RECIPES) -> Path:
     near = difflib.get_close_matches(str(recipe), names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"give a YAML file, or one of {', '.join(names)}"
     raise VieError(f"there is no {folder.name.removesuffix('s')} {str(recipe)!r}: {hint}")
+
+
+def _layers(recipe: str | Path, folder: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
+    """A recipe and those that it lies over, the lowest first."""
+    path = find_recipe(recipe, folder)
+    if path in above:
+        names = " over ".join(one.stem for one in (*above, path))
+        raise VieError(f"{path} lies over itself ({names}): take its key `over` away")
+    content = dict(_read_yaml(path))
+    below = content.pop("over", None)
+    if below is not None and not isinstance(below, str):
+        raise VieError(f"{path} lies over {below!r}, which is no name: give that of one recipe, or its YAML file")
+    return [*([] if below is None else _layers(below, folder, (*above, path))), (path, content)]
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:

@@ -1,3 +1,4 @@
+import re
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -266,6 +267,29 @@ def test_streams_on_videos_of_16_frames(base, stream, model, first, last):
     assert frames.tolist() == [first, last]
     clip = torch.randn(2, 3, sampling.frames, sampling.size, sampling.size)
     assert network.eval()(clip).shape == (2, 8)
+
+
+def test_a_recipe_lies_over_another(tmp_path):
+    (tmp_path / "low.yaml").write_text("over: small_dynamic\nseed: 5\nmodel: {width: 8}\n")
+    (tmp_path / "high.yaml").write_text(f"seed: 6\nover: {tmp_path / 'low.yaml'}\n")
+    config = parse_config([tmp_path / "high.yaml"])
+    assert (config.seed, config.model.width, config.model.name) == (6, 8, "vie_resnet3d_r18")
+    assert config.instance_recognition.steps == 6000
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ("{itself}", "lies over itself (a over a): take its key `over` away"),
+        ("[small_static, single]", "no name: give that of one recipe"),
+        ("smal_static", "there is no recipe 'smal_static': did you mean 'small_static'?"),
+    ],
+)
+def test_what_a_recipe_cannot_lie_over(tmp_path, over, message):
+    path = tmp_path / "a.yaml"
+    path.write_text(f"over: {over.format(itself=path)}\n")
+    with pytest.raises(VieError, match=re.escape(message)):
+        parse_config([path])
 
 
 def test_streams_of_small_corpora_share_a_schedule():
