@@ -11,7 +11,7 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,9 +20,10 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
+from pretrain.launch import PATIENCE
 from vie.distributed import Ranks
 from vie.errors import VieError
 from vie.files import write_text_atomically
@@ -70,9 +71,11 @@ class Checkpoints:
         self.folder = run / FOLDER_NAME
         self.ranks = ranks
         self.keep = keep
-        self._mesh = init_device_mesh(device.type, (ranks.size,)) if ranks.size > 1 else None
+        alone = ranks.size == 1
+        self._saving = None if alone else init_device_mesh("cpu", (ranks.size,))
+        self._loading = None if alone else init_device_mesh(device.type, (ranks.size,))
         # Of its own, as checkpoints are written beside the steps, which exchange in their own order.
-        self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo")) if ranks.size > 1 else None
+        self._group = None if alone else cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=PATIENCE))
         self._writing: tuple[Path, dict[str, Any], Future[Any]] | None = None
 
     def __enter__(self) -> None:
@@ -100,8 +103,8 @@ class Checkpoints:
         partial = target.with_name(target.name + PARTIAL)
         if self.ranks.rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        tensors = {name: self._whole(_copied(value)) for name, value in state.items()}
+            partial.mkdir(parents=True, exist_ok=True)
+        tensors = {name: _whole(_copied(value), self._saving) for name, value in state.items()}
         try:
             writing = dcp.async_save(
                 tensors,
@@ -127,8 +130,6 @@ class Checkpoints:
             if self.ranks.rank == 0:
                 write_text_atomically(partial / FACTS_NAME, json.dumps(facts))
                 _sync_folder(partial)
-                if target.exists():
-                    shutil.rmtree(target)
                 partial.rename(target)
                 _sync_folder(self.folder)
                 for old in _complete(self.folder)[: -self.keep]:
@@ -156,7 +157,7 @@ class Checkpoints:
         Raises:
             VieError: It is damaged, or holds other tensors.
         """
-        tensors = {name: self._whole(value) for name, value in state.items()}
+        tensors = {name: _whole(value, self._loading) for name, value in state.items()}
         try:
             dcp.load(
                 tensors,
@@ -166,18 +167,6 @@ class Checkpoints:
             )
         except (*FAULTS, ValueError, KeyError, AssertionError) as error:
             raise _unreadable(checkpoint, error) from error
-
-    def _whole(self, value: Tensor | Divided) -> Tensor:
-        if isinstance(value, Tensor):
-            return value
-        if self._mesh is None:
-            return value.part
-        shape = list(value.part.shape)
-        shape[value.axis] = value.length
-        stride = torch.empty(shape, device="meta").stride()
-        return DTensor.from_local(
-            value.part, self._mesh, [Shard(value.axis)], run_check=False, shape=torch.Size(shape), stride=stride
-        )
 
 
 def read_facts(checkpoint: Path) -> dict[str, Any]:
@@ -206,9 +195,10 @@ def _unreadable(path: Path, error: BaseException) -> VieError:
 
 
 def _copied(value: Tensor | Divided) -> Tensor | Divided:
+    """A copy in the host's memory."""
     if isinstance(value, Divided):
-        return Divided(value.part.detach().clone(memory_format=torch.contiguous_format), value.axis, value.length)
-    return value.detach().clone(memory_format=torch.contiguous_format)
+        return replace(value, part=value.part.detach().to("cpu", copy=True).contiguous())
+    return value.detach().to("cpu", copy=True).contiguous()
 
 
 def _complete(folder: Path) -> list[Path]:
@@ -223,3 +213,16 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _whole(value: Tensor | Divided, mesh: DeviceMesh | None) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    if mesh is None:
+        return value.part
+    shape = list(value.part.shape)
+    shape[value.axis] = value.length
+    stride = torch.empty(shape, device="meta").stride()
+    return DTensor.from_local(
+        value.part, mesh, [Shard(value.axis)], run_check=False, shape=torch.Size(shape), stride=stride
+    )

@@ -52,7 +52,7 @@ class Result:
 
 @torch.no_grad()
 def extract(model: Stream, clips: EvalClips, device: torch.device, autocast: Autocast, workers: int) -> Features:
-    """Features of videos through a network in eval mode (the mode is put back afterwards)."""
+    """Features of videos through a network in eval mode (the mode is put back afterwards); none if none can be read."""
     was_training = model.training
     model.eval()
     pooled_parts: list[Tensor] = []
@@ -69,16 +69,21 @@ def extract(model: Stream, clips: EvalClips, device: torch.device, autocast: Aut
             pooled_parts.append(model.pooled(clip).float())
         position_parts.append(batch.positions)
     model.train(was_training)
-    if not pooled_parts:
-        raise VieError(f"none of the {len(clips.videos)} test videos can be read: prepare the corpus again")
-    pooled = torch.cat(pooled_parts)
+    pooled = torch.cat(pooled_parts) if pooled_parts else torch.zeros(0, model.num_features, device=device)
     with autocast():
         embeddings = model.embed(pooled)
-    positions = torch.from_numpy(np.concatenate(position_parts)).to(device)
+    positions = torch.from_numpy(np.concatenate([np.empty(0, np.int64), *position_parts])).to(device)
     present, positions = torch.unique(positions, return_inverse=True)
     return Features(
         torch.from_numpy(clips.videos).to(device)[present], _mean_by(pooled, positions), embeddings, positions
     )
+
+
+def check_any(features: Features, asked: int) -> Features:
+    """The features; raises ``VieError`` if there are none."""
+    if len(features.videos) == 0:
+        raise VieError(f"none of the {asked} test videos can be read: prepare the corpus again")
+    return features
 
 
 def gather(features: Features, ranks: Ranks) -> Features:
@@ -208,7 +213,7 @@ def _accuracy(
 
 def _mean_by(values: Tensor, groups: Tensor) -> Tensor:
     """Mean of the rows (C, D) of each group (C,), for groups numbered from 0."""
-    count = int(groups.max()) + 1
+    count = int(groups.max()) + 1 if len(groups) else 0
     sums = torch.zeros(count, values.shape[1], device=values.device, dtype=torch.float64)
     sums.index_add_(0, groups, values.double())
     return (sums / torch.bincount(groups, minlength=count)[:, None]).to(values.dtype)

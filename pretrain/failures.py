@@ -65,5 +65,6 @@ def _join(run: Path, from_step: int) -> None:
 
 def _lines(rows: Iterable[Iterable[object]]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    # A carriage return in a name ends a row that is not quoted.
+    csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows(rows)
     return text.getvalue()

@@ -69,10 +69,15 @@ class Monitor:
         }
         return evaluate.as_rows(results), tensors
 
+    @property
+    def tests_bank(self) -> bool:
+        """Whether there is anything to test the bank on."""
+        return len(self.corpus.val_videos) > 0 and bool(self.corpus.columns)
+
     def test_on_bank(self, model: Stream, bank: Tensor) -> list[Row]:
         """VIE's own monitor: nearest-neighbour accuracy of test clips against the memory bank (N, D)."""
         corpus = self.corpus
-        if len(corpus.val_videos) == 0 or not corpus.columns:
+        if not self.tests_bank:
             return []
         val = self._extract(model, corpus.val_videos)
         if self.ranks.rank > 0:
@@ -134,7 +139,8 @@ class Monitor:
             batch_size=2 * self.config.data.batch_size,
         )
         features = evaluate.extract(model, clips, self.device, self.autocast, self.config.data.workers)
-        return features if len(part) == len(videos) else evaluate.gather(features, self.ranks)
+        whole = features if len(part) == len(videos) else evaluate.gather(features, self.ranks)
+        return evaluate.check_any(whole, len(videos))
 
 
 def _public(config: Config) -> dict[str, object]:

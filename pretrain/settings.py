@@ -80,7 +80,11 @@ def parse_settings(
     """
     known = list(flatten(asdict(kind())))  # type: ignore[call-overload]
     arguments: list[str] = []
-    for path, content in (layer for recipe in recipes for layer in _layers(recipe, folder)):
+    layers: dict[Path, dict[str, Any]] = {}
+    for recipe in recipes:
+        for path, content in _layers(recipe, folder):
+            layers.setdefault(path, content)  # what lies below several of them is laid once
+    for path, content in layers.items():
         for key, value in flatten(content).items():
             _check_key(key, known, str(path))
             arguments.append(f"--{key}={value if isinstance(value, str) else json.dumps(_plain(value), default=str)}")
@@ -133,7 +137,8 @@ def find_recipe(recipe: str | Path, folder: Path = RECIPES) -> Path:
 
 def _layers(recipe: str | Path, folder: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
     """A recipe and those that it lies over, the lowest first."""
-    path = find_recipe(recipe, folder)
+    beside = above[-1].parent / recipe if above else Path(recipe)
+    path = beside if beside.is_file() else find_recipe(recipe, folder)
     if path in above:
         names = " over ".join(one.stem for one in (*above, path))
         raise VieError(f"{path} lies over itself ({names}): take its key `over` away")

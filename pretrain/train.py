@@ -1,6 +1,7 @@
 """The training loop of one stream."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -41,8 +42,12 @@ from vie.video import augment
 MOMENTUM = "momentum_buffer"
 """What torch.optim.SGD calls it."""
 
-AGREE_EVERY = 10
-"""Steps between two times that ranks tell each other whether they were asked to stop."""
+AGREE_EVERY = 1.0
+"""Seconds, about, between two times that ranks tell each other whether they were asked to stop, and most steps."""
+MOST_STEPS = 100
+
+STOPPED_NAME = "stopped"
+"""Is in the folder of a run that a signal has stopped, until it goes on: a scheduler may queue it again."""
 
 
 class Trainer:
@@ -128,6 +133,8 @@ class Trainer:
         config, every = self.config, self.config.monitor
         if self.ranks.rank == 0:
             write_text_atomically(self.run / CONFIG_NAME, dump_config(config))
+            (self.run / STOPPED_NAME).unlink(missing_ok=True)
+        self._agreed, self._agreed_at, self._agree_at = time.monotonic(), self.step, self.step
         history = History(self.run, self.step, self.ranks)
         failures = Failures(self.run, self.step, self.corpus.instance_name, self.ranks)
         if self.step == 0:
@@ -174,7 +181,7 @@ class Trainer:
                         clips_per_s=timing.steps * config.data.batch_size / timing.working,
                         **{f"{name}_s": seconds for name, seconds in timing.seconds.items()},
                     )
-                if self._due(every.knn_every) and self.method.bank is not None:
+                if self._due(every.knn_every) and self.method.bank is not None and self.monitor.tests_bank:
                     bank = self.method.bank.whole()
                     history.add(self.step, monitor=self.monitor.test_on_bank(self.model, bank))
                 if self.step in self.method.stages.values():
@@ -187,6 +194,8 @@ class Trainer:
                 if asked or self._due(every.checkpoint_every) or self.step in self.method.stages.values():
                     self._save()
                 if asked:
+                    if self.ranks.rank == 0:
+                        (self.run / STOPPED_NAME).touch()
                     raise StoppedError(asked, self.step)
                 self.checkpoints.poll()
                 watch.lap("other")
@@ -230,9 +239,15 @@ class Trainer:
         """The signal that asked, or 0; ranks agree on it, so that all stop at the same step."""
         if self.ranks.size == 1:
             return listener.asked
-        if self.step % AGREE_EVERY:
+        if self.step < self._agree_at:
             return 0
-        return int(self.ranks.largest(torch.tensor(listener.asked, device=self.device)))
+        now = time.monotonic()
+        elapsed = (now - self._agreed) / max(1, self.step - self._agreed_at)
+        asked, per_step = self.ranks.largest(torch.tensor([listener.asked, elapsed], device=self.device)).tolist()
+        self._agreed, self._agreed_at = now, self.step
+        # All ranks know the same time of a step.
+        self._agree_at = self.step + max(1, min(MOST_STEPS, int(AGREE_EVERY / per_step)))
+        return int(asked)
 
     def _save(self) -> None:
         # Each rank's batch norm has seen its own clips; the next step begins from the first's.
@@ -261,6 +276,11 @@ class Trainer:
     def _resume(self) -> None:
         checkpoint = self.checkpoints.latest()
         if checkpoint is None:
+            if (self.run / "checkpoint.pt").exists():
+                raise VieError(
+                    f"{self.run} holds a run of another version (checkpoint.pt): continue it with that one, or give "
+                    "another folder as run=FOLDER"
+                )
             # A run that was stopped before its first checkpoint has kept nothing but the network that it began with.
             if {path.name for path in self.run.glob("encoder-*")} - {"encoder-random", "encoder-start"}:
                 raise VieError(f"{self.run} holds a run without its checkpoint: give another folder as run=FOLDER")

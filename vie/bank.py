@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -146,7 +147,8 @@ class MemoryBank(nn.Module):
 def _first_rows(rows: range, num_instances: int, dim: int, seed: int) -> Tensor:
     parts = []
     for block in range(rows.start // BLOCK, -(-rows.stop // BLOCK)):
-        generator = torch.Generator().manual_seed(seed + block * 2**32)
+        mixed = int(np.random.SeedSequence([seed, block]).generate_state(1)[0]) if block else seed
+        generator = torch.Generator().manual_seed(mixed)
         drawn = torch.rand(min(BLOCK, num_instances - block * BLOCK), dim, generator=generator) * 2 - 1
         parts.append(drawn[max(0, rows.start - block * BLOCK) : rows.stop - block * BLOCK])
     return F.normalize(torch.cat(parts), dim=1)

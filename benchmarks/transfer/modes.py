@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from benchmarks.transfer.config import Schedule
 from benchmarks.transfer.networks import Classifier, Probe
 from benchmarks.transfer.training import Bench, Score, train
-from pretrain.evaluate import extract
+from pretrain.evaluate import Features, check_any, extract
 from pretrain.runtime import autocast_to, use_channels_last
 from vie import Stream, VieError, create_model, knn_scores
 from vie.linear import linear_readout
@@ -19,14 +19,18 @@ from vie.linear import linear_readout
 Row = dict[str, Any]
 
 
+def _features(bench: Bench, model: Stream, train: bool) -> Features:
+    clips, autocast = bench.test_clips(train), autocast_to(bench.config.runtime.precision, bench.device)
+    features = extract(model, clips, bench.device, autocast, bench.config.data.workers)
+    return check_any(features, len(clips.videos))
+
+
 def knn(bench: Bench, model: Stream) -> list[Row]:
     """Nearest neighbours of the pooled features and of trained embeddings, and logistic regression on the former.
 
     Features are averaged over the clips of a video; nothing is drawn by chance.
     """
-    autocast = autocast_to(bench.config.runtime.precision, bench.device)
-    workers = bench.config.data.workers
-    known, asked = (extract(model, bench.test_clips(train), bench.device, autocast, workers) for train in (True, False))
+    known, asked = (_features(bench, model, train) for train in (True, False))
     vote = partial(knn_scores, k=bench.config.knn.neighbours, temperature=bench.config.knn.temperature)
     rows: list[Row] = []
     for column, classes in bench.task.classes.items():

@@ -11,6 +11,7 @@ from pretrain.data.instances import Instances
 from pretrain.data.order import batch_instances, steps_per_epoch
 from pretrain.data.readers import ClipReader, DeviceReader
 from vie import VieError
+from vie.bank import PADDING
 from vie.distributed import ALONE, Ranks
 from vie.video import Augmentation, Draw, Sampling, Shards, clip_frames, draw, even_positions
 from vie.video.pixels import Boxes, centre_boxes
@@ -21,7 +22,7 @@ class TrainBatch:
     """The clips of one step; those that could not be read are left out, and named.
 
     Attributes:
-        instances: (B,) instance numbers, which are bank rows.
+        instances: (B,) instance numbers, which are bank rows, or ``PADDING``.
         frames: (views x B, T, H, W, 3) uint8: the first views of all instances, then their second views.
         boxes: (views x B, 4) crops in pixels of ``frames``.
         drawn: The augmentation of these clips.
@@ -74,6 +75,7 @@ class TrainClips:
         """
         if batch_size % ranks.size:
             raise VieError(f"data.batch_size={batch_size} cannot be divided between {ranks.size} ranks: change either")
+        self.ranks = ranks
         self.part = ranks.share(batch_size)
         self.shards = shards
         self.instances = instances
@@ -117,6 +119,8 @@ class TrainClips:
         failures = {int(shown[position]): reason for position, reason in pixels.failures.items()}
         instances = instances[~np.isin(instances, list(failures))]
         if len(instances) == 0:
+            if self.ranks.size > 1:
+                return self._nothing(drawn, failures)
             reason = next(iter(failures.values()))
             raise VieError(f"none of {len(self.part)} clips can be read, the first because: {reason}")
         readable = np.isin(shown[pixels.kept], instances)
@@ -128,6 +132,13 @@ class TrainClips:
             drawn.take(pixels.kept[readable]),
             failures,
         )
+
+    def _nothing(self, drawn: Draw, failures: dict[int, str]) -> TrainBatch:
+        """What takes part in the steps of the other ranks where this one can read nothing: black padding."""
+        first = np.arange(self.views) * len(self.part)
+        frames = torch.zeros((self.views, self.sampling.frames, 2, 2, 3), dtype=torch.uint8)
+        boxes = np.tile(np.array([0, 0, 2, 2], dtype=np.float32), (self.views, 1))
+        return TrainBatch(np.array([PADDING]), frames, boxes, drawn.take(first), failures)
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,7 @@ def _restarted(
                 yield _wait_for(iterator)
                 done += 1
         except LOST as error:
+            del iterator  # with its workers, and what they hold, before there are new ones
             cause = (str(error) or type(error).__name__).splitlines()[0]
             if cause.startswith("Caught "):  # the worker lives, and this is what an item raised
                 raise

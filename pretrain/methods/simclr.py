@@ -43,6 +43,9 @@ class SimCLR(Method):
         self.stages = {"simclr": config.baseline.steps}
 
     def loss(self, output: Tensor, target: Tensor, step: int) -> Tensor:
-        first, second = output.chunk(2)
+        # Ranks exchange as many clips each, the fewest that any of them could read.
+        ranks = Ranks.of_job()
+        fewest = int(-ranks.largest(torch.tensor(-len(target)))) if ranks.size > 1 else len(target)
+        first, second = (view[:fewest] for view in output.chunk(2))
         loss: Tensor = self.contrast(first, second)
-        return loss / Ranks.of_job().size
+        return loss / ranks.size

@@ -7,6 +7,7 @@ from pretrain.data.corpus import Corpus
 from pretrain.methods.heads import HeadedStream
 from pretrain.methods.method import Method
 from vie import Stream, VieError
+from vie.bank import PADDING
 from vie.distributed import Ranks
 from vie.models.preact import init_weights
 
@@ -46,7 +47,7 @@ class Supervised(Method):
         self.stages = {"supervised": config.baseline.steps}
 
     def inputs(self, clip: Tensor, instances: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        return clip, self.labels[instances]
+        return clip, torch.where(instances == PADDING, MISSING, self.labels[instances])
 
     def loss(self, output: Tensor, target: Tensor, step: int) -> Tensor:
         known = Ranks.of_job().sum((target != MISSING).sum())

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pretrain.checkpoint import FOLDER_NAME
 from pretrain.failures import FAILURES_NAME, read_failures
 from pretrain.history import read_history
 from pretrain.settings import parse_config
-from pretrain.train import Trainer
+from pretrain.train import STOPPED_NAME, Trainer
 from tests.conftest import tiny_run
 from tests.pretrain.test_clips import damaged
 from vie import MemoryBank, load
@@ -115,11 +116,14 @@ def test_two_ranks_go_on_exactly(two, tiny_corpus, tmp_path):
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_asked_to_stop_it_keeps_the_step(two, tiny_corpus, tmp_path, size, name):
     run = tmp_path / "run"
-    # Ranks agree every ten steps; one that is asked in step 7 stops the others too.
-    written = train(size, tiny_corpus, run, "monitor.checkpoint_every=0", KILL=f"7:0:{name}", fails=True)
-    assert f"stopped at step {8 if size == 1 else 10} by {name}" in written
-    assert sorted(path.name for path in (run / FOLDER_NAME).iterdir())[-1] == f"step-{8 if size == 1 else 10:09d}"
+    # One rank that is asked in step 2 stops the others too, when they next agree.
+    written = train(size, tiny_corpus, run, "monitor.checkpoint_every=0", KILL=f"2:0:{name}", SLOW="0.5", fails=True)
+    (step,) = re.findall(rf"stopped at step (\d+) by {name}", written)[:1]
+    assert 3 <= int(step) <= (3 if size == 1 else 6)
+    assert sorted(path.name for path in (run / FOLDER_NAME).iterdir())[-1] == f"step-{int(step):09d}"
+    assert (run / STOPPED_NAME).exists()
     train(size, tiny_corpus, run)
+    assert not (run / STOPPED_NAME).exists()
     if size == 2:
         assert_same(two, run)
 
@@ -174,6 +178,15 @@ def test_killed_at_any_step_it_goes_on_exactly(tiny_corpus, tmp_path, size, tabl
 
 def steps_taken(run: Path) -> int:
     return max((row["step"] for row in read_history(run)), default=0)
+
+
+@pytest.mark.parametrize("method", ["vie", "simclr", "opn", "rotnet", "supervised"])
+def test_a_rank_that_can_read_nothing_takes_part(tiny_corpus, tmp_path, method):
+    """Four ranks of two clips, of a corpus of which a third cannot be read."""
+    corpus = damaged(tiny_corpus, tmp_path / "corpus", *range(0, 48, 3), *range(1, 48, 3))
+    settings = [f"method={method}", "baseline.steps=6", "baseline.label=shape", "monitor.labels=[]", "data.size=40"]
+    train(4, corpus, tmp_path / "run", *settings)
+    assert len({row[1] for row in read_failures(tmp_path / "run")}) == 32
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(tiny_corpus, tmp_path):

@@ -20,7 +20,7 @@ def test_an_interrupted_run_names_each_failure_once(tiny_corpus, tmp_path, monke
 
 def test_names_with_commas_and_a_line_that_was_cut_off(tmp_path):
     first = Failures(tmp_path, 0, ["a, b.mp4", "c.mp4"].__getitem__)
-    first.add(3, {0: 'the "reason", in\ntwo lines'})
+    first.add(3, {0: 'the "reason", in\ntwo\rlines'})
     first.add(7, {1: "gone"})
     first.add(8, {})
     with (tmp_path / FAILURES_NAME).open("a") as file:
@@ -28,7 +28,7 @@ def test_names_with_commas_and_a_line_that_was_cut_off(tmp_path):
     Failures(tmp_path, 7, ["a, b.mp4", "c.mp4"].__getitem__).add(7, {1: "again"})
     with (tmp_path / FAILURES_NAME).open(newline="") as file:
         rows = list(csv.reader(file))
-    assert rows[1:] == [["3", "0", "a, b.mp4", 'the "reason", in\ntwo lines'], ["7", "1", "c.mp4", "again"]]
+    assert rows[1:] == [["3", "0", "a, b.mp4", 'the "reason", in\ntwo\rlines'], ["7", "1", "c.mp4", "again"]]
 
 
 def test_no_failures_no_file(tmp_path):

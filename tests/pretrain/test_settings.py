@@ -275,6 +275,12 @@ def test_a_recipe_lies_over_another(tmp_path):
     config = parse_config([tmp_path / "high.yaml"])
     assert (config.seed, config.model.width, config.model.name) == (6, 8, "vie_resnet3d_r18")
     assert config.instance_recognition.steps == 6000
+    (tmp_path / "beside.yaml").write_text("over: low.yaml\n")
+    assert parse_config([tmp_path / "beside.yaml"]).seed == 5
+    # What lies below both is laid once, and takes back nothing.
+    (tmp_path / "batch.yaml").write_text("over: small_dynamic\ndata: {batch_size: 7}\n")
+    config = parse_config([tmp_path / "batch.yaml", "small_slow"])
+    assert (config.data.batch_size, config.model.name) == (7, "vie_slow_r18")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from vie import MemoryBank
+from vie.distributed import Ranks
 
 
 def embeddings(count: int, dim: int, seed: int = 0) -> torch.Tensor:
@@ -31,6 +32,15 @@ def test_rows_start_in_all_directions():
     rows = MemoryBank(20_000, 4).embeddings
     assert rows.mean(dim=0).abs().max() < 0.02
     assert (rows.T @ rows / len(rows) - torch.eye(4) / 4).abs().max() < 0.02
+
+
+def test_rows_that_are_drawn_in_blocks_differ(monkeypatch):
+    monkeypatch.setattr("vie.bank.BLOCK", 16)
+    rows = MemoryBank(50, 4, seed=5).embeddings
+    assert len(rows.unique(dim=0)) == 50
+    parts = [MemoryBank(50, 4, seed=5, ranks=Ranks(rank, 3)).embeddings for rank in range(3)]
+    assert torch.equal(torch.cat(parts), rows)
+    assert torch.equal(rows[:16], MemoryBank(16, 4, seed=5).embeddings)
 
 
 def test_rows_depend_on_the_seed_alone():

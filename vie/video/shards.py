@@ -218,6 +218,10 @@ def _read_index(path: Path) -> pa.Table:
         lowest = pc.min(_values(table, column)).as_py()
         if lowest is not None and lowest < 0:
             raise VieError(f"{path}: column `{column}` has the negative value {lowest}: prepare the corpus again")
+    for column in ("height", "width"):
+        lowest = pc.min(table[column]).as_py()
+        if lowest is not None and lowest < 1:
+            raise VieError(f"{path}: column `{column}` has the value {lowest}: prepare the corpus again")
     fps = table["fps"].to_numpy()
     empty = pc.list_value_length(table["frame_bytes"]).to_numpy() == 0
     for wrong, fault in ((~(np.isfinite(fps) & (fps > 0)), "no frame rate above 0"), (empty, "no frames")):
@@ -236,7 +240,8 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         self.descriptor = -1
-        self.descriptor = os.open(path, os.O_RDONLY)
+        # A named pipe would be waited for without end; of a file it makes no difference.
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         self.size = os.fstat(self.descriptor).st_size
 
     def __del__(self) -> None:

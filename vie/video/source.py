@@ -91,6 +91,8 @@ class DecordSource:
         self._path = path
         self._process = os.getpid()
         try:
+            if _is_transport_stream(path):  # its first seek ends at the second key frame, and the last frame fills up
+                raise ValueError("decord loses the beginning of MPEG-TS")
             self._reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
             self._length = len(self._reader)
             self.fps = float(self._reader.get_avg_fps())
@@ -165,6 +167,15 @@ def _import_torchcodec() -> type["VideoDecoder"]:
             "and the torchcodec release that fits this torch"
         ) from error
     return VideoDecoder
+
+
+def _is_transport_stream(path: Path) -> bool:
+    """Whether a file is MPEG-TS: a mark begins each of its packets, whose length is one of three."""
+    with path.open("rb") as file:
+        head = file.read(5 * 204)
+    return len(head) == 5 * 204 and any(
+        set(head[first::length]) == {0x47} for length in (188, 192, 204) for first in range(length)
+    )
 
 
 def _check_range(path: Path, indices: Sequence[int] | npt.NDArray[np.int64], length: int) -> None:
