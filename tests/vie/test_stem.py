@@ -29,12 +29,11 @@ def test_a_folded_convolution_is_the_strided_one(kernel, stride, padding, size):
     torch.testing.assert_close(torch.autograd.grad(found, (x, weight), upstream), gradients)
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_in_half_precision_it_rounds_as_the_plain_one(dims, channels_last, device):
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU")
+def test_in_half_precision_it_rounds_as_the_plain_one(dims, channels_last):
+    device = "cuda"
     torch.manual_seed(0)
     layer = (StemConv2d, StemConv3d)[dims - 2](3, 16, 7, stride=2, padding=3, bias=False, device=device)
     if channels_last:
@@ -54,10 +53,11 @@ def test_in_half_precision_it_rounds_as_the_plain_one(dims, channels_last, devic
         assert (ours.double() - theirs).abs().max() < 0.01 * theirs.abs().max()
 
 
-def test_in_single_precision_it_is_the_plain_one():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_the_cpu_it_is_the_plain_one(dtype):
     torch.manual_seed(0)
-    layer = StemConv3d(3, 8, (1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False)
-    x = torch.randn(1, 3, 4, 16, 16)
+    layer = StemConv3d(3, 8, (1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False).to(dtype)
+    x = torch.randn(1, 3, 4, 16, 16, dtype=dtype)
     assert torch.equal(layer(x), F.conv3d(x, layer.weight, stride=(1, 2, 2), padding=(0, 3, 3)))
 
 
