@@ -407,7 +407,7 @@ prepare(list_videos({str(ten)!r}), {str(tmp_path / "out")!r}, progress=False)
     (tmp_path / "script.py").write_text(code)
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     result = subprocess.run(
-        [sys.executable, tmp_path / "script.py"], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, tmp_path / "script.py"], env=environment, capture_output=True, text=True, timeout=180
     )
     assert result.returncode == 1
     assert "VieError: worker processes cannot start" in result.stderr
