@@ -88,7 +88,7 @@ class TestPreparation:
             assert re.search(kind.reason, reason)
             assert "\n" not in reason
             assert "\r" not in reason
-            shown = re.sub(r"'/.*'", "…", reason)
+            shown = re.sub(r"'/.*", "…", reason)  # a long reason is cut
             table("faults", kind=kind.name, found_by="prepare", outcome=f"refused: {shown}")
             return
         shards = Shards(prepared.out)
