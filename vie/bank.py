@@ -130,10 +130,7 @@ class MemoryBank(nn.Module):
 
     def whole(self) -> Tensor:
         """All rows (N, D), on every rank."""
-        # The last ranks may own fewer.
-        most = -(-self.num_instances // self.owners.size)
-        padded = F.pad(self.embeddings, (0, 0, 0, most - len(self.rows)))
-        return self.owners.gather(padded)[: self.num_instances]
+        return self.owners.gather_uneven(self.embeddings)
 
     def as_faiss_index(self) -> "faiss.IndexFlatIP":
         """The bank as a faiss index for search by inner product."""

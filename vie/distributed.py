@@ -62,6 +62,8 @@ class Ranks:
 
     def gather_uneven(self, x: Tensor) -> Tensor:
         """As ``gather`` without gradient, of tensors that may differ in their first axis."""
+        if self.size == 1:
+            return x.detach()
         lengths = self.gather(torch.tensor([len(x)], device=x.device)).tolist()
         padded = x.new_zeros(max(lengths), *x.shape[1:])
         padded[: len(x)] = x.detach()
