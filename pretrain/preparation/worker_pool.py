@@ -5,10 +5,11 @@ import os
 import queue
 import signal
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from typing import Any
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
@@ -80,24 +81,26 @@ def _run(videos: Sequence[Video], job: Job) -> Generator[Transcoded | str, None,
     pool = ProcessPool(min(job.workers, len(videos)), initializer=start_worker, context=_context())
     waiting = iter(videos)
     in_flight: deque[tuple[Video, ProcessFuture[Transcoded]]] = deque()
-    finished: queue.SimpleQueue[Future[Transcoded]] = queue.SimpleQueue()
+    finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
     held: dict[Future[Transcoded], int] = {}  # bytes of each finished result that waits for its turn
     held_bytes = 0
     try:
         try:
-            pool.schedule(os.getpid).result()
+            _schedule(pool, os.getpid).add_done_callback(finished.put)
+            _take(finished, pool).result()
         except BrokenProcessPool as error:
             raise _StartError from error
         while True:
             while len(in_flight) - len(held) < IN_FLIGHT * job.workers and held_bytes < HELD_BYTES:
                 if (video := next(waiting, None)) is None:
                     break
-                in_flight.append((video, _schedule(pool, video, job)))
+                arguments = (video.path, job.short_side, job.quality, job.decoder)
+                in_flight.append((video, _schedule(pool, transcode, arguments, job.timeout)))
                 in_flight[-1][1].add_done_callback(finished.put)
             if not in_flight:
                 return
             if in_flight[0][1] not in held or not finished.empty():
-                latest = finished.get()
+                latest = _take(finished, pool)
                 held[latest] = 0 if latest.exception() else len(latest.result().stream)
                 held_bytes += held[latest]
                 continue
@@ -109,12 +112,23 @@ def _run(videos: Sequence[Video], job: Job) -> Generator[Transcoded | str, None,
         pool.join()
 
 
-def _schedule(pool: ProcessPool, video: Video, job: Job) -> ProcessFuture[Transcoded]:
-    arguments = (video.path, job.short_side, job.quality, job.decoder)
+def _schedule(
+    pool: ProcessPool, function: Callable[..., Any], arguments: Iterable[Any] = (), timeout: float | None = None
+) -> ProcessFuture[Any]:
     try:
-        return pool.schedule(transcode, arguments, timeout=job.timeout)
+        return pool.schedule(function, arguments, timeout=timeout)
     except RuntimeError as error:  # a pool that broke meanwhile
         raise BrokenProcessPool from error
+
+
+def _take(finished: queue.SimpleQueue[Future[Any]], pool: ProcessPool) -> Future[Any]:
+    """The next finished one. What a pool is handed in the moment in which it breaks never finishes."""
+    while True:
+        try:
+            return finished.get(timeout=1)
+        except queue.Empty:
+            if not pool.active:
+                raise BrokenProcessPool from None
 
 
 def _outcome(video: Video, future: ProcessFuture[Transcoded], job: Job) -> Transcoded | str:

@@ -413,6 +413,22 @@ prepare(list_videos({str(ten)!r}), {str(tmp_path / "out")!r}, progress=False)
     assert "VieError: worker processes cannot start" in result.stderr
 
 
+def test_a_pool_that_breaks_while_it_is_handed_work_is_noticed(ten, monkeypatch):
+    """Pebble forgets a task that it is given between its look at the pool and the pool's end."""
+    look = worker_pool.ProcessPool._check_pool_status
+
+    def look_and_wait(pool):
+        look(pool)
+        while pool.active:
+            time.sleep(0.01)
+
+    monkeypatch.setattr(worker_pool.ProcessPool, "_check_pool_status", look_and_wait)
+    monkeypatch.setattr(worker_pool, "start_worker", sys.exit)
+    monkeypatch.setattr(worker_pool, "STARTS", 1)
+    with pytest.raises(VieError, match="worker processes cannot start"):
+        list(worker_pool.transcode_all(list_videos(ten), worker_pool.Job(64, 90, "decord", 60, 2)))
+
+
 @pytest.mark.skipif(
     not METAWORLD.is_dir(), reason=f"{METAWORLD} is absent: the real videos are not part of the project"
 )
