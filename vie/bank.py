@@ -33,7 +33,7 @@ class MemoryBank(nn.Module):
     Attributes:
         num_instances: N, over all ranks.
         rows: The instance numbers of this rank's rows.
-        embeddings: (len(rows), D) float32 buffer.
+        embeddings: (len(rows), D) buffer; what is computed of it has at least float32's precision.
         ranks: Those whose instances are in the bank.
         owners: Those that the rows are divided between: ``ranks``, or each rank alone.
     """
@@ -48,6 +48,7 @@ class MemoryBank(nn.Module):
         seed: int = 0,
         ranks: Ranks | None = None,
         sharded: bool = True,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         """Builds this rank's part of a fresh bank.
 
@@ -58,6 +59,7 @@ class MemoryBank(nn.Module):
             seed: Of the rows' beginning, which is the same for any number of ranks.
             ranks: Of the job; None takes those of the process group, or this process alone if there is none.
             sharded: Whether the rows are divided between the ranks.
+            dtype: Of the rows; float16 halves what a large bank takes.
 
         Raises:
             VieError: There are too few rows for every rank to own one.
@@ -73,7 +75,7 @@ class MemoryBank(nn.Module):
                 f"{num_instances} instances cannot be divided between {self.owners.size} ranks: "
                 "use fewer, or a replicated bank"
             )
-        self.register_buffer("embeddings", _first_rows(self.rows, num_instances, dim, seed))
+        self.register_buffer("embeddings", _first_rows(self.rows, num_instances, dim, seed, dtype))
 
     def __len__(self) -> int:
         return self.num_instances
@@ -101,7 +103,7 @@ class MemoryBank(nn.Module):
             embedding: (B, D) unit vectors.
         """
         place, owned = self.locate(self.ranks.gather(instances))
-        old = self.embeddings[place]
+        old = self.embeddings[place].to(torch.promote_types(self.embeddings.dtype, torch.float32))
         moved = self.momentum * old + (1 - self.momentum) * self.ranks.gather(embedding.to(old.dtype))
         new = F.normalize(moved, dim=1)
         order = torch.arange(len(place), device=place.device)
@@ -109,24 +111,37 @@ class MemoryBank(nn.Module):
         # this rank does not own writes to the first row, whatever that is to become.
         same = (place[:, None] == place) & owned
         last = torch.where(same, order, -1).amax(dim=1)
-        self.embeddings[place] = torch.where((last >= 0)[:, None], new[last], old)
+        self.embeddings[place] = torch.where((last >= 0)[:, None], new[last], old).to(self.embeddings.dtype)
 
-    def nearest(self, embedding: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The k rows most similar to each embedding (B, D): similarities (B, k) and row numbers (B, k)."""
+    def nearest(self, embedding: Tensor, k: int, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The rows most similar to each embedding.
+
+        Args:
+            embedding: (B, D), of every rank as many.
+            k: How many rows.
+            among: (N,) bool, the instances that may be found; all where left out.
+
+        Returns:
+            Similarities (B, min(k, N)), largest first, and row numbers; -inf where ``among`` has fewer.
+        """
+        k = min(k, len(self))
         asked = self.owners.gather(embedding)
-        similarity, place = self._nearest_owned(asked, min(k, len(self)))
-        candidates = self.owners.gather(similarity[None])
-        numbers = self.owners.gather((place + self.rows.start)[None])
-        best, at = torch.topk(candidates.transpose(0, 1).flatten(1), min(k, len(self)), dim=1)
-        found = numbers.transpose(0, 1).flatten(1).gather(1, at)
-        own = slice(self.owners.rank * len(embedding), (self.owners.rank + 1) * len(embedding))
-        return best[own], found[own]
+        similarity, number = self._nearest_owned(asked, k, among)
+        candidates = self.owners.exchange(similarity).unflatten(0, (self.owners.size, -1))
+        numbers = self.owners.exchange(number).unflatten(0, (self.owners.size, -1))
+        best, at = torch.topk(candidates.transpose(0, 1).flatten(1), k, dim=1)
+        return best, numbers.transpose(0, 1).flatten(1).gather(1, at)
 
-    def _nearest_owned(self, embedding: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The same of this rank's rows, by their places; filled up with similarity -inf where they are fewer."""
-        similarity, place = nearest(embedding, self.embeddings, min(k, len(self.rows)))
+    def _nearest_owned(self, embedding: Tensor, k: int, among: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same of this rank's rows."""
+        numbers = torch.arange(self.rows.start, self.rows.stop, device=embedding.device)
+        rows = self.embeddings
+        if among is not None and not among.all():
+            allowed = among[self.rows.start : self.rows.stop]
+            rows, numbers = rows[allowed], numbers[allowed]
+        similarity, place = nearest(embedding, rows, min(k, len(rows)))
         missing = k - similarity.shape[1]
-        return F.pad(similarity, (0, missing), value=-torch.inf), F.pad(place, (0, missing))
+        return F.pad(similarity, (0, missing), value=-torch.inf), F.pad(numbers[place], (0, missing))
 
     def whole(self) -> Tensor:
         """All rows (N, D), on every rank."""
@@ -141,11 +156,13 @@ class MemoryBank(nn.Module):
         return index
 
 
-def _first_rows(rows: range, num_instances: int, dim: int, seed: int) -> Tensor:
-    parts = []
+def _first_rows(rows: range, num_instances: int, dim: int, seed: int, dtype: torch.dtype) -> Tensor:
+    first = torch.empty(len(rows), dim, dtype=dtype)
     for block in range(rows.start // BLOCK, -(-rows.stop // BLOCK)):
         mixed = int(np.random.SeedSequence([seed, block]).generate_state(1)[0]) if block else seed
         generator = torch.Generator().manual_seed(mixed)
         drawn = torch.rand(min(BLOCK, num_instances - block * BLOCK), dim, generator=generator) * 2 - 1
-        parts.append(drawn[max(0, rows.start - block * BLOCK) : rows.stop - block * BLOCK])
-    return F.normalize(torch.cat(parts), dim=1)
+        begin, end = max(rows.start, block * BLOCK), min(rows.stop, (block + 1) * BLOCK)
+        part = drawn[begin - block * BLOCK : end - block * BLOCK]
+        first[begin - rows.start : end - rows.start] = F.normalize(part, dim=1)
+    return first

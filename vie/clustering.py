@@ -1,5 +1,6 @@
 """k-means over the bank, by PyTorch (any device) or faiss (CPU) behind one function."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -34,8 +35,8 @@ def cluster(
     VIE: 8,000 clusters of 239,888 rows, one clustering, 20 iterations, again at every epoch.
 
     Args:
-        embeddings: (N, D) rows with entries in [-1, 1]; of several ranks, each gives its own share of the rows, in
-            order.
+        embeddings: (N, D) rows with entries in [-1, 1], of any floating-point type; of several ranks, each gives its
+            own share of the rows, in order.
         num_clusters: K.
         num_clusterings: H.
         iterations: Of Lloyd's algorithm.
@@ -49,7 +50,7 @@ def cluster(
     Raises:
         VieError: There are fewer rows than clusters, or the engine cannot work on several ranks.
     """
-    rows = embeddings.detach().float()
+    rows = embeddings.detach()
     lengths = ranks.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
     if sum(lengths) < num_clusters:
         raise VieError(f"{sum(lengths)} instances cannot make {num_clusters} clusters: choose {sum(lengths)} or fewer")
@@ -73,20 +74,21 @@ def _kmeans_torch(rows: Tensor, start: Tensor, iterations: int, ranks: Ranks) ->
     """Lloyd's algorithm from the rows at ``start``, counted from this rank's first."""
     num_clusters = len(start)
     owned = (start >= 0) & (start < len(rows))
-    centroids = ranks.sum(torch.where(owned[:, None], rows[torch.where(owned, start, 0)], 0))
-    fixed = (rows.double() * FIXED_POINT).round().long()
+    centroids = ranks.sum(torch.where(owned[:, None], rows[torch.where(owned, start, 0)].float(), 0))
     for _ in range(iterations):
-        distance, labels = _assign(rows, centroids)
         counts = torch.zeros(num_clusters, dtype=torch.long, device=rows.device)
-        counts.index_add_(0, labels, torch.ones_like(labels))
         sums = torch.zeros(num_clusters, rows.shape[1], dtype=torch.long, device=rows.device)
-        sums.index_add_(0, labels, fixed)
+        distances = []
+        for part, distance, labels in _assign(rows, centroids):
+            counts.index_add_(0, labels, torch.ones_like(labels))
+            sums.index_add_(0, labels, (part.double() * FIXED_POINT).round().long())
+            distances.append(distance)
         counts, sums = ranks.sum(counts), ranks.sum(sums)
         centroids = (sums.double() / FIXED_POINT / counts.clamp(min=1)[:, None]).float()
         empty = torch.nonzero(counts == 0)[:, 0]
         if len(empty):
-            centroids[empty] = _farthest(rows, distance, len(empty), ranks)
-    return _assign(rows, centroids)[1]
+            centroids[empty] = _farthest(rows, torch.cat(distances), len(empty), ranks)
+    return torch.cat([labels for _, _, labels in _assign(rows, centroids)])
 
 
 def _farthest(rows: Tensor, distance: Tensor, count: int, ranks: Ranks) -> Tensor:
@@ -94,17 +96,17 @@ def _farthest(rows: Tensor, distance: Tensor, count: int, ranks: Ranks) -> Tenso
     mine = torch.topk(distance, min(count, len(rows)))
     missing = count - len(mine.indices)
     far = ranks.gather(F.pad(mine.values, (0, missing), value=-torch.inf))
-    candidates = ranks.gather(F.pad(rows[mine.indices], (0, 0, 0, missing)))
+    candidates = ranks.gather(F.pad(rows[mine.indices].float(), (0, 0, 0, missing)))
     return candidates[torch.topk(far, count).indices]
 
 
-def _assign(rows: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distance (up to the row's own length) and number of each row's nearest centroid."""
+def _assign(rows: Tensor, centroids: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Chunks of rows; each row's squared distance to its nearest centroid, and that one's number."""
     half_norms = centroids.square().sum(dim=1) / 2
-    chunk = max(1, CHUNK_BYTES[rows.device.type] // (4 * len(centroids)))
-    parts = [torch.addmm(half_norms, part, centroids.T, alpha=-1).min(dim=1) for part in rows.split(chunk)]
-    closeness = torch.cat([part.values for part in parts])
-    return 2 * closeness + rows.square().sum(dim=1), torch.cat([part.indices for part in parts])
+    for chunk in rows.split(max(1, CHUNK_BYTES[rows.device.type] // (4 * len(centroids)))):
+        part = chunk.float()
+        closeness, labels = torch.addmm(half_norms, part, centroids.T, alpha=-1).min(dim=1)
+        yield part, 2 * closeness + part.square().sum(dim=1), labels
 
 
 def _kmeans_faiss(rows: Tensor, num_clusters: int, iterations: int, seed: int) -> Tensor:
@@ -118,7 +120,7 @@ def _kmeans_faiss(rows: Tensor, num_clusters: int, iterations: int, seed: int) -
         max_points_per_centroid=10_000_000,
         min_points_per_centroid=1,
     )
-    points = rows.cpu().numpy()
+    points = rows.float().cpu().numpy()
     kmeans.train(points)
     _, labels = kmeans.index.search(points, 1)
     return torch.from_numpy(labels[:, 0]).to(rows.device)

@@ -70,6 +70,26 @@ class Ranks:
         parts = self.gather(padded).split(max(lengths))
         return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
+    def collect(self, x: Tensor) -> Tensor:
+        """As ``gather_uneven``, in the first rank's host memory alone; the others get nothing of it (0, ...)."""
+        x = x.detach().cpu()
+        if self.size == 1:
+            return x
+        lengths = self.gather(torch.tensor([len(x)])).tolist()
+        padded = x.new_zeros(max(lengths), *x.shape[1:])
+        padded[: len(x)] = x
+        parts = [torch.empty_like(padded) for _ in lengths] if self.rank == 0 else None
+        dist.gather(padded, parts)
+        return torch.cat([part[:length] for part, length in zip(parts or [], lengths, strict=False)] or [x[:0]])
+
+    def exchange(self, x: Tensor) -> Tensor:
+        """Hands block r of every rank's W blocks (W x n, ...) to rank r, without gradient: its own, by sender."""
+        if self.size == 1:
+            return x.detach()
+        received = torch.empty_like(x, memory_format=torch.contiguous_format)
+        dist.all_to_all_single(received, x.detach().contiguous())
+        return received
+
     def largest(self, x: Tensor) -> Tensor:
         """The elementwise maximum of all ranks' tensors of one shape, without gradient."""
         return x.detach() if self.size == 1 else _reduced(x.detach(), dist.ReduceOp.MAX)

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vie import MemoryBank
+from vie import MemoryBank, cluster
 from vie.distributed import Ranks
 
 
@@ -97,6 +97,36 @@ def test_nearest_caps_k_and_sorts(device, bank):
     assert similarity.shape == instances.shape == (4, 40)
     assert torch.equal(instances[:, 0].cpu(), torch.arange(4))
     assert (similarity[:, 1:] <= similarity[:, :-1]).all()
+
+
+def test_nearest_among_some(device, bank):
+    among = torch.zeros(40, dtype=torch.bool, device=device)
+    among[[5, 17, 30]] = True
+    similarity, instances = bank.nearest(bank.embeddings[:4], 5, among)
+    product = bank.embeddings[:4] @ bank.embeddings[[5, 17, 30]].T
+    expected, order = product.sort(dim=1, descending=True)
+    torch.testing.assert_close(similarity[:, :3], expected)
+    assert torch.equal(instances[:, :3], torch.tensor([5, 17, 30], device=device)[order])
+    assert (similarity[:, 3:] == -torch.inf).all()
+    assert torch.equal(bank.nearest(bank.embeddings[:4], 5, among | True)[1], bank.nearest(bank.embeddings[:4], 5)[1])
+
+
+def test_rows_in_half_precision_are_computed_in_single(device):
+    half, full = (MemoryBank(300, 16, seed=2, dtype=dtype).to(device) for dtype in (torch.float16, torch.float32))
+    full.embeddings.copy_(half.embeddings)
+    assert half.embeddings.dtype == torch.float16
+    for step in range(20):
+        instances = torch.arange(30, device=device) + 10 * step
+        new = embeddings(30, 16, step).to(device)
+        for bank in (half, full):
+            bank.update(instances, new)
+    torch.testing.assert_close(half.embeddings.float(), full.embeddings, atol=1e-3, rtol=0)
+    queries = embeddings(7, 16, 99).to(device)
+    full.embeddings.copy_(half.embeddings)
+    similarity, numbers = half.nearest(queries, 9)
+    assert similarity.dtype == torch.float32
+    assert torch.equal(numbers, full.nearest(queries, 9)[1])
+    assert torch.equal(cluster(half.embeddings, 20), cluster(full.embeddings, 20))
 
 
 def test_state_dict_round_trip(bank):
