@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pretrain.config import BankConfig, InstanceRecognitionConfig, LocalAggregationConfig
 from pretrain.data.order import step_generator
+from pretrain.similarities import Similarities, similarities
 from vie import MemoryBank, VieError, cluster
 from vie.bank import PADDING
 from vie.objectives import instance_softmax, negative_log_share, recognised_positive, rejected_noise
@@ -96,12 +97,11 @@ class Objective:
         owners = self.bank.owners
         # Each rank compares the clips of all with the rows that it owns.
         clips, instances = owners.gather(embedding), owners.gather(instances)
-        # One product with the whole bank serves both objectives: cheaper than gathering M or k rows for each clip.
-        similarity = clips @ self.bank.embeddings.T
+        found = similarities(clips, self.bank.embeddings)
         if self.stage(step) == "ir":
-            losses = self._instance_recognition(similarity, instances, step)
+            losses = self._instance_recognition(found, instances, step)
         else:
-            losses = self._local_aggregation(similarity, instances)
+            losses = self._local_aggregation(found, instances)
         counted = instances != PADDING
         # Where every rank has the losses of all clips, each takes its share of them.
         count = self.bank.ranks.sum(counted.sum())
@@ -111,41 +111,54 @@ class Objective:
         """Moves the bank's rows towards the step's embeddings."""
         self.bank.update(instances, embedding.detach())
 
-    def _instance_recognition(self, similarity: Tensor, instances: Tensor, step: int) -> Tensor:
+    def _instance_recognition(self, found: Similarities, instances: Tensor, step: int) -> Tensor:
         owners, temperature = self.bank.owners, self.temperature
-        place, owned = self.bank.locate(instances)
-        own = similarity.gather(1, place[:, None]).squeeze(1)
-        positive = owners.sum(torch.where(owned, own, 0))
+        place, owned = self.bank.locate(instances[:, None])
+        positive = owners.sum(torch.where(owned, found.at(place, owned), 0).squeeze(1))
         noise = self.instance_recognition.noise
         if noise is None:
-            return instance_softmax(positive, self._log_sum(similarity / temperature), temperature)
+            return instance_softmax(positive, self._log_sum(found), temperature)
         place, owned = self.bank.locate(self._noise(len(instances), noise, step))
-        rejected = rejected_noise(similarity.gather(1, place), noise, len(self.bank), temperature)
+        rejected = rejected_noise(found.at(place, owned), noise, len(self.bank), temperature)
         recognised = recognised_positive(positive, noise, len(self.bank), temperature)
         return recognised + owners.sum(torch.where(owned, rejected, 0).sum(dim=1))
 
-    def _local_aggregation(self, similarity: Tensor, instances: Tensor) -> Tensor:
+    def _local_aggregation(self, found: Similarities, instances: Tensor) -> Tensor:
         owners, k = self.bank.owners, self.num_neighbours
-        # The k nearest of all rows are among the k nearest of each rank's.
-        nearest, place = torch.topk(similarity.detach(), min(k, similarity.shape[1]), dim=1)
-        padded = F.pad(nearest, (0, k - nearest.shape[1]), value=-torch.inf)
-        of_all = owners.gather(padded[None]).transpose(0, 1).flatten(1)
-        largest, chosen = torch.topk(of_all, k, dim=1)
-        background = torch.zeros_like(of_all, dtype=torch.bool).scatter_(1, chosen, True)
-        mine = background[:, owners.rank * k :][:, : nearest.shape[1]]
-        weight = torch.exp((similarity.gather(1, place) - largest[:, :1]) / self.temperature) * mine
+        nearest, place = found.nearest(min(k, len(self.bank.rows)))
+        nearest = F.pad(nearest, (0, k - nearest.shape[1]), value=-torch.inf)
+        # The background is the first few of each rank's nearest, which are sorted.
+        background = torch.arange(place.shape[1], device=place.device) < self._taken_of(nearest)[:, None]
+        largest = owners.largest(nearest[:, :1])
+        weight = torch.exp((found.at(place, background) - largest) / self.temperature) * background
         close = weight * (self.labels[:, place] == self._labels_of(instances)[:, :, None]).any(dim=0)
         of_close, of_background = owners.sum(torch.stack([close.sum(dim=1), weight.sum(dim=1)]))
         return negative_log_share(of_close / of_background)
+
+    def _taken_of(self, nearest: Tensor) -> Tensor:
+        """How many of this rank's k nearest rows to each clip of all ranks are among the k nearest of all rows.
+
+        Args:
+            nearest: (W B, k) similarities. Each rank decides over its own B clips: none needs those of all.
+
+        Returns:
+            (W B,).
+        """
+        owners, k = self.bank.owners, nearest.shape[1]
+        of_own_clips = owners.exchange(nearest).unflatten(0, (owners.size, -1)).transpose(0, 1).flatten(1)
+        owner = torch.topk(of_own_clips, k, dim=1).indices // k
+        taken = torch.zeros(len(owner), owners.size, dtype=torch.long, device=nearest.device)
+        taken.scatter_add_(1, owner, torch.ones_like(owner))
+        return owners.exchange(taken.T.flatten())
 
     def _labels_of(self, instances: Tensor) -> Tensor:
         """Clusters (H, B) of instances, whoever owns them."""
         place, owned = self.bank.locate(instances)
         return self.bank.owners.sum(torch.where(owned, self.labels[:, place], 0))
 
-    def _log_sum(self, logits: Tensor) -> Tensor:
-        """Log sum exp over all rows, of logits (B, n) over this rank's."""
-        owners, partial = self.bank.owners, torch.logsumexp(logits, dim=1)
+    def _log_sum(self, found: Similarities) -> Tensor:
+        """Log sum over all rows of exp(similarity / temperature)."""
+        owners, partial = self.bank.owners, found.log_sum(self.temperature)
         largest = owners.largest(partial)
         return largest + torch.log(owners.sum(torch.exp(partial - largest)))
 

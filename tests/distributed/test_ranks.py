@@ -5,10 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretrain import similarities
 from pretrain.config import BankConfig, InstanceRecognitionConfig, LocalAggregationConfig
 from pretrain.objective import Objective
 from tests.distributed.processes import on_ranks
-from vie import MemoryBank, VieError, cluster
+from vie import MemoryBank, VieError, cluster, neighbours
 from vie.bank import PADDING
 from vie.distributed import ALONE, Ranks
 
@@ -25,9 +26,18 @@ def clips(step: int) -> tuple[Tensor, Tensor]:
     return torch.randn(BATCH, DIM, generator=generator, dtype=torch.float64), instances
 
 
-def train(sharded: bool, noise: int | None) -> dict[str, Tensor]:
+def train(sharded: bool, noise: int | None, in_parts: bool) -> dict[str, Tensor]:
     """Some steps of both objectives; what they leave, with this rank's part of the gradient summed over ranks."""
     ranks = Ranks.of_job()
+    with pytest.MonkeyPatch.context() as patch:
+        if in_parts:
+            patch.setattr(similarities, "WHOLE_BYTES", 0)
+            patch.setattr(similarities, "PART_BYTES", 8 * BATCH * 7)
+            patch.setattr(neighbours, "CHUNK_BYTES", 8 * BATCH * 7)
+        return steps(ranks, sharded, noise)
+
+
+def steps(ranks: Ranks, sharded: bool, noise: int | None) -> dict[str, Tensor]:
     bank = MemoryBank(INSTANCES, DIM, seed=4, sharded=sharded).double()
     objective = Objective(
         bank,
@@ -97,9 +107,10 @@ def everything() -> dict[str, dict[str, Tensor]]:
 
 
 RUNS = {
-    f"{layout} {loss}": {"sharded": layout == "sharded", "noise": noise}
+    f"{layout} {loss}{way}": {"sharded": layout == "sharded", "noise": noise, "in_parts": bool(way)}
     for layout in ("sharded", "replicated")
     for loss, noise in (("exact", None), ("noise", 32))
+    for way in ("", " in parts")
 }
 
 
@@ -126,6 +137,12 @@ def test_both_layouts_are_one(alone):
         assert all(
             torch.equal(value, alone[f"replicated {loss}"][name]) for name, value in alone[f"sharded {loss}"].items()
         )
+
+
+@pytest.mark.parametrize("case", [name for name in RUNS if "in parts" in name])
+def test_a_bank_too_large_for_one_product_is_the_same(alone, case):
+    for name, value in alone[case.removesuffix(" in parts")].items():
+        torch.testing.assert_close(alone[case][name], value, atol=1e-9, rtol=1e-9)
 
 
 @pytest.mark.parametrize("case", [*RUNS, "ask sharded", "ask replicated", "clusters"])
