@@ -1,6 +1,5 @@
 """What an encoder knows: nearest-neighbour and linear accuracy of its features on held-out videos."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 
@@ -15,8 +14,9 @@ from pretrain.config import KnnConfig
 from pretrain.data.clips import EvalClips, workers_for
 from pretrain.data.prefetch import stream
 from pretrain.runtime import Autocast
-from vie import Sampling, Stream, VieError, knn_scores
-from vie.distributed import Ranks
+from vie import MemoryBank, Sampling, Stream, VieError, knn_scores
+from vie.distributed import ALONE, Ranks
+from vie.knn import vote
 from vie.linear import linear_readout
 from vie.video import Shards
 from vie.video.pixels import crop_resize, normalise
@@ -29,12 +29,21 @@ class Features:
     Attributes:
         videos: (N,) row numbers in the corpus.
         pooled: (N, num_features) mean of the last tap over time, space and clips.
-        clip_embeddings: (C, embed_dim) unit vectors of the single clips.
-        clip_positions: (C,) which of the N videos each clip shows.
     """
 
     videos: Tensor
     pooled: Tensor
+
+
+@dataclass(frozen=True)
+class ClipFeatures(Features):
+    """The same, and what the single clips were embedded as.
+
+    Attributes:
+        clip_embeddings: (C, embed_dim) unit vectors of the single clips.
+        clip_positions: (C,) which of the N videos each clip shows.
+    """
+
     clip_embeddings: Tensor
     clip_positions: Tensor
 
@@ -51,7 +60,7 @@ class Result:
 
 
 @torch.no_grad()
-def extract(model: Stream, clips: EvalClips, device: torch.device, autocast: Autocast, workers: int) -> Features:
+def extract(model: Stream, clips: EvalClips, device: torch.device, autocast: Autocast, workers: int) -> ClipFeatures:
     """Features of videos through a network in eval mode (the mode is put back afterwards); none if none can be read."""
     was_training = model.training
     model.eval()
@@ -74,76 +83,80 @@ def extract(model: Stream, clips: EvalClips, device: torch.device, autocast: Aut
         embeddings = model.embed(pooled)
     positions = torch.from_numpy(np.concatenate([np.empty(0, np.int64), *position_parts])).to(device)
     present, positions = torch.unique(positions, return_inverse=True)
-    return Features(
+    return ClipFeatures(
         torch.from_numpy(clips.videos).to(device)[present], _mean_by(pooled, positions), embeddings, positions
     )
 
 
-def check_any(features: Features, asked: int) -> Features:
-    """The features; raises ``VieError`` if there are none."""
-    if len(features.videos) == 0:
+def check_any(found: int, asked: int) -> None:
+    """Raises ``VieError`` if none of the test videos could be read."""
+    if found == 0:
         raise VieError(f"none of the {asked} test videos can be read: prepare the corpus again")
-    return features
 
 
-def gather(features: Features, ranks: Ranks) -> Features:
-    """Features of all ranks' videos, in the order of ranks, on every rank."""
-    before = sum(ranks.gather(torch.tensor([len(features.videos)], device=features.videos.device))[: ranks.rank])
-    return Features(
-        ranks.gather_uneven(features.videos),
-        ranks.gather_uneven(features.pooled),
-        ranks.gather_uneven(features.clip_embeddings),
-        ranks.gather_uneven(features.clip_positions + before),
-    )
+def collect(features: Features, ranks: Ranks) -> Features:
+    """Features of all ranks' videos, in the order of ranks: in the first's host memory, none on the others."""
+    return Features(ranks.collect(features.videos), ranks.collect(features.pooled))
 
 
 def evaluate_on_bank(
-    test: Features,
+    test: ClipFeatures,
     shards: Shards,
     columns: list[str],
-    bank: Tensor,
+    bank: MemoryBank,
     row_videos: npt.NDArray[np.int64],
     knn: KnnConfig,
+    ranks: Ranks = ALONE,
 ) -> list[Result]:
     """VIE's monitor: the bank rows nearest to each test clip vote with their videos' labels, averaged over clips.
 
     Args:
-        test: Features of the held-out videos.
+        test: Features of the held-out videos; of several ranks, each gives its own.
         shards: The prepared corpus.
         columns: Label columns.
-        bank: (N, D) the memory bank.
+        bank: The memory bank, of N rows.
         row_videos: (N,) the video, as a row of the corpus, that each row of the bank is of.
         knn: How the rows vote.
+        ranks: That the held-out videos are divided between; the first is told the results, the others none.
     """
-
-    def predict(train_known: Tensor, train_labels: Tensor, classes: int) -> Tensor:
-        scores = knn_scores(
-            test.clip_embeddings, bank[train_known], train_labels, classes, knn.neighbours, knn.temperature
-        )
-        return _mean_by(scores, test.clip_positions)
-
-    rows = torch.from_numpy(row_videos).to(bank.device)
-    return [_accuracy(shards, column, rows, test.videos, "knn_bank", predict) for column in columns]
+    device = test.videos.device
+    clips = len(test.clip_embeddings)
+    # All ranks ask the bank as often.
+    most = int(ranks.largest(torch.tensor(clips, device=device)))
+    asked = F.pad(test.clip_embeddings, (0, 0, 0, most - clips))
+    rows = torch.from_numpy(row_videos).to(device)
+    results = []
+    for column in columns:
+        labels = torch.from_numpy(shards.labels(column)).to(device)
+        similarity, numbers = (found[:clips] for found in bank.nearest(asked, knn.neighbours, labels[rows] >= 0))
+        # A row without a label does not vote: its similarity is -inf.
+        votes = labels[rows[numbers]].clamp(min=0)
+        scores = vote(similarity, votes, len(shards.classes(column)), knn.temperature)
+        guess = ranks.collect(_mean_by(scores, test.clip_positions).argmax(dim=1))
+        videos = ranks.collect(test.videos)
+        if ranks.rank == 0:
+            results.append(_result(column, "knn_bank", labels.cpu(), rows.cpu(), videos, guess))
+    return results
 
 
 def evaluate_features(
     train: Features, test: Features, shards: Shards, columns: list[str], knn: KnnConfig
 ) -> list[Result]:
     """Nearest-neighbour and linear accuracy of pooled features, for every label column."""
-
-    def nearest(known: Tensor, labels: Tensor, classes: int) -> Tensor:
-        rows = F.normalize(train.pooled[known], dim=1)
-        return knn_scores(F.normalize(test.pooled, dim=1), rows, labels, classes, knn.neighbours, knn.temperature)
-
-    def linear(known: Tensor, labels: Tensor, classes: int) -> Tensor:
-        scores: Tensor = linear_readout(train.pooled[known], labels, classes)(test.pooled)
-        return scores
-
-    return [
-        _accuracy(shards, column, train.videos, test.videos, readout, predict)
-        for column in columns
-        for readout, predict in (("knn", nearest), ("linear", linear))
-    ]
+    results = []
+    for column in columns:
+        labels = torch.from_numpy(shards.labels(column)).to(train.videos.device)
+        classes = len(shards.classes(column))
+        known = labels[train.videos] >= 0
+        rows, row_labels = train.pooled[known], labels[train.videos][known]
+        _check_labelled(column, row_labels, labels[test.videos])
+        units = F.normalize(test.pooled, dim=1), F.normalize(rows, dim=1)
+        for readout, scores in (
+            ("knn", knn_scores(*units, row_labels, classes, knn.neighbours, knn.temperature)),
+            ("linear", linear_readout(rows, row_labels, classes)(test.pooled)),
+        ):
+            results.append(_result(column, readout, labels, train.videos, test.videos, scores.argmax(dim=1)))
+    return results
 
 
 def join(streams: list[dict[str, Features]]) -> dict[str, Features]:
@@ -188,21 +201,18 @@ def as_rows(results: list[Result], **where: object) -> list[dict[str, object]]:
     return [{**where, **asdict(result)} for result in results]
 
 
-def _accuracy(
-    shards: Shards,
-    column: str,
-    train_videos: Tensor,
-    test_videos: Tensor,
-    readout: str,
-    predict: Callable[[Tensor, Tensor, int], Tensor],
-) -> Result:
-    classes = shards.classes(column)
-    labels = torch.from_numpy(shards.labels(column)).to(train_videos.device)
-    train_labels, test_labels = labels[train_videos], labels[test_videos]
-    known, asked = train_labels >= 0, test_labels >= 0
-    if not known.any() or not asked.any():
+def _check_labelled(column: str, train_labels: Tensor, test_labels: Tensor) -> None:
+    if not (train_labels >= 0).any() or not (test_labels >= 0).any():
         raise VieError(f"label column {column!r} is empty in a split: choose others with monitor.labels")
-    guess = predict(known, train_labels[known], len(classes)).argmax(dim=1)
+
+
+def _result(
+    column: str, readout: str, labels: Tensor, train_videos: Tensor, test_videos: Tensor, guess: Tensor
+) -> Result:
+    """Accuracy of guessed classes of the test videos, of those that have a label."""
+    test_labels = labels[test_videos]
+    _check_labelled(column, labels[train_videos], test_labels)
+    asked = test_labels >= 0
     correct = (guess == test_labels)[asked].float().mean().item()
     # Each video once, however many rows of a bank it has.
     once = labels[train_videos.unique()]

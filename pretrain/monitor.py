@@ -15,8 +15,9 @@ from pretrain.config import Config
 from pretrain.data.clips import EvalClips
 from pretrain.data.corpus import Corpus
 from pretrain.data.readers import ClipReader
+from pretrain.evaluate import ClipFeatures, Features
 from pretrain.runtime import autocast_to, describe_machine
-from vie import Sampling, Stream, save_pretrained
+from vie import MemoryBank, Sampling, Stream, save_pretrained
 from vie.distributed import ALONE, Ranks
 from vie.files import write_atomically, write_text_atomically
 
@@ -57,11 +58,15 @@ class Monitor:
         corpus = self.corpus
         if len(corpus.val_videos) == 0:
             return [], {}
-        features = {"train": self._extract(model, corpus.train_videos), "val": self._extract(model, corpus.val_videos)}
+        asked = {"train": corpus.train_videos, "val": corpus.val_videos}
+        features = {
+            split: evaluate.collect(self._extract(model, videos), self._sharers(videos))
+            for split, videos in asked.items()
+        }
         if self.ranks.rank > 0:
             return [], {}
-        knn = self.config.monitor.knn
-        results = evaluate.evaluate_features(features["train"], features["val"], corpus.shards, corpus.columns, knn)
+        train, val = (Features(part.videos.to(self.device), part.pooled.to(self.device)) for part in features.values())
+        results = evaluate.evaluate_features(train, val, corpus.shards, corpus.columns, self.config.monitor.knn)
         tensors = {
             f"{split}.{name}": getattr(part, name).contiguous()
             for split, part in features.items()
@@ -74,19 +79,21 @@ class Monitor:
         """Whether there is anything to test the bank on."""
         return len(self.corpus.val_videos) > 0 and bool(self.corpus.columns)
 
-    def test_on_bank(self, model: Stream, bank: Tensor) -> list[Row]:
-        """VIE's own monitor: nearest-neighbour accuracy of test clips against the memory bank (N, D)."""
+    def test_on_bank(self, model: Stream, bank: MemoryBank) -> list[Row]:
+        """VIE's own monitor: nearest-neighbour accuracy of test clips against the memory bank."""
         corpus = self.corpus
         if not self.tests_bank:
             return []
-        val = self._extract(model, corpus.val_videos)
-        if self.ranks.rank > 0:
-            return []
-        return evaluate.as_rows(
-            evaluate.evaluate_on_bank(
-                val, corpus.shards, corpus.columns, bank, corpus.instances.videos, self.config.monitor.knn
-            )
+        results = evaluate.evaluate_on_bank(
+            self._extract(model, corpus.val_videos),
+            corpus.shards,
+            corpus.columns,
+            bank,
+            corpus.instances.videos,
+            self.config.monitor.knn,
+            self._sharers(corpus.val_videos),
         )
+        return evaluate.as_rows(results) if self.ranks.rank == 0 else []
 
     def keep_stage(self, stage: str, step: int, model: Stream) -> list[Row]:
         """Tests a network and keeps it as ``encoder-<stage>``, with its features and its lines in ``metrics.json``."""
@@ -126,10 +133,15 @@ class Monitor:
         write_text_atomically(path, json.dumps(content, indent=2) + "\n")
         return rows
 
-    def _extract(self, model: Stream, videos: npt.NDArray[np.int64]) -> evaluate.Features:
+    def _sharers(self, videos: npt.NDArray[np.int64]) -> Ranks:
+        """All ranks, or each for itself where there are too few videos."""
+        return self.ranks if self.ranks.all_share(len(videos)) else ALONE
+
+    def _extract(self, model: Stream, videos: npt.NDArray[np.int64]) -> ClipFeatures:
+        """Features of this rank's share of the videos."""
         # Each rank's batch norm has seen its own clips.
         self.ranks.take_first(model.buffers())
-        part = (self.ranks if self.ranks.all_share(len(videos)) else ALONE).share(len(videos))
+        part = self._sharers(videos).share(len(videos))
         clips = EvalClips(
             self.corpus.shards,
             videos[part.start : part.stop],
@@ -139,8 +151,9 @@ class Monitor:
             batch_size=2 * self.config.data.batch_size,
         )
         features = evaluate.extract(model, clips, self.device, self.autocast, self.config.data.workers)
-        whole = features if len(part) == len(videos) else evaluate.gather(features, self.ranks)
-        return evaluate.check_any(whole, len(videos))
+        found = self.ranks.sum(torch.tensor(len(features.videos), device=self.device))
+        evaluate.check_any(int(found), len(videos))
+        return features
 
 
 def _public(config: Config) -> dict[str, object]:

@@ -53,8 +53,9 @@ def check_same_run(run: Path, config: Config, corpus: Corpus, facts: Mapping[str
         corpus: That it is asked to train on.
         facts: Of the checkpoint.
     """
-    # Through JSON, which knows no tuples.
-    given, before = flatten(json.loads(json.dumps(asdict(config)))), flatten(facts["config"])
+    # Through JSON, which knows no tuples. What was no setting yet was what is now its default.
+    given, default = (flatten(json.loads(json.dumps(asdict(one)))) for one in (config, Config()))
+    before = default | flatten(facts["config"])
     changed = [
         f"{key}={json.dumps(before.get(key))}"
         for key, value in given.items()

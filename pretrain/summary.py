@@ -57,10 +57,8 @@ def load_features(run: Path, stage: str) -> dict[str, evaluate.Features]:
     if not path.is_file():
         raise VieError(f"{run} has no features of stage {stage!r} ({path.name} is missing): train the run to its end")
     tensors = load_file(path)
-    empty = tensors["val.videos"][:0]
     return {
-        split: evaluate.Features(tensors[f"{split}.videos"], tensors[f"{split}.pooled"], empty, empty)
-        for split in ("train", "val")
+        split: evaluate.Features(tensors[f"{split}.videos"], tensors[f"{split}.pooled"]) for split in ("train", "val")
     }
 
 

@@ -25,6 +25,20 @@ def knn_scores(
         (Q, num_classes) float32.
     """
     similarity, neighbours = nearest(queries, rows, min(k, len(rows)))
-    votes = torch.exp(similarity / temperature)
-    scores = torch.zeros(len(queries), num_classes, device=queries.device)
-    return scores.scatter_add_(1, labels[neighbours], votes / k)
+    return vote(similarity, labels[neighbours], num_classes, temperature) / k
+
+
+def vote(similarity: Tensor, labels: Tensor, num_classes: int, temperature: float = 0.07) -> Tensor:
+    """Class scores of neighbours that are already known: sums of exp(similarity / temperature).
+
+    Args:
+        similarity: (Q, k); -inf for one that does not vote.
+        labels: (Q, k) classes, in [0, num_classes).
+        num_classes: Number of classes.
+        temperature: Of the votes' weights.
+
+    Returns:
+        (Q, num_classes) float32.
+    """
+    scores = torch.zeros(len(similarity), num_classes, device=similarity.device)
+    return scores.scatter_add_(1, labels, torch.exp(similarity / temperature).float())

@@ -22,7 +22,8 @@ Row = dict[str, Any]
 def _features(bench: Bench, model: Stream, train: bool) -> Features:
     clips, autocast = bench.test_clips(train), autocast_to(bench.config.runtime.precision, bench.device)
     features = extract(model, clips, bench.device, autocast, bench.config.data.workers)
-    return check_any(features, len(clips.videos))
+    check_any(len(features.videos), len(clips.videos))
+    return features
 
 
 def knn(bench: Bench, model: Stream) -> list[Row]:

@@ -26,6 +26,7 @@ class VIE(Method):
             config.bank.momentum,
             seed=config.seed,
             sharded=config.bank.layout == "sharded",
+            dtype=getattr(torch, config.bank.dtype),
         )
         self.network = model
         self.bank: MemoryBank = bank.to(device)

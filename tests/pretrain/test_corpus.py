@@ -21,7 +21,7 @@ from pretrain.train import Trainer
 from tests.conftest import rewrite_index, tiny_run
 from tests.pretrain.test_clips import damaged
 from tests.pretrain.test_train import trained, trainer
-from vie import Sampling, VieError
+from vie import MemoryBank, Sampling, VieError
 from vie.video import Shards
 
 VIDEOS = np.arange(100, 1100)
@@ -89,7 +89,7 @@ class TestBins:
         corpus, bank = finished.corpus, finished.method.bank.embeddings
         test = finished.monitor._extract(finished.model, corpus.val_videos)
         rows = corpus.instances.videos
-        found = evaluate.evaluate_on_bank(test, corpus.shards, ["motion"], bank, rows, KnnConfig())[0]
+        found = evaluate.evaluate_on_bank(test, corpus.shards, ["motion"], finished.method.bank, rows, KnnConfig())[0]
         labels = corpus.shards.labels("motion")
         scores = np.zeros((16, 4))
         for embedding, place in zip(test.clip_embeddings, test.clip_positions.tolist(), strict=True):
@@ -108,11 +108,27 @@ class TestBins:
         rare = int(np.flatnonzero(shape[:48] == 0)[0])
         common = np.flatnonzero(shape[:48] == 1)[:5]
         rows = np.concatenate([np.full(50, rare), common])
-        bank = torch.nn.functional.normalize(torch.randn(len(rows), 8), dim=1)
-        test = evaluate.Features(torch.arange(48, 57), torch.zeros(9, 4), bank[:9], torch.arange(9))
+        bank = MemoryBank(len(rows), 8)
+        test = evaluate.ClipFeatures(torch.arange(48, 57), torch.zeros(9, 4), bank.embeddings[:9], torch.arange(9))
         found = evaluate.evaluate_on_bank(test, shards, ["shape"], bank, rows, KnnConfig())[0]
         assert shape[48:57].tolist().count(0) == 3
         assert found.chance == pytest.approx(100 * 2 / 9)
+
+    def test_rows_without_a_label_do_not_vote(self, tiny_corpus, monkeypatch):
+        """As if they were not there, also where those that are left are fewer than the votes."""
+        shards = Shards(tiny_corpus)
+        labels = shards.labels("shape").copy()
+        labels[:40] = -1
+        bank, small = MemoryBank(48, 8, seed=1), MemoryBank(8, 8)
+        small.embeddings.copy_(bank.embeddings[40:])
+        clips = torch.nn.functional.normalize(torch.randn(32, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+        test = evaluate.ClipFeatures(torch.arange(48, 64), torch.zeros(16, 4), clips, torch.arange(32) // 2)
+        monkeypatch.setattr(shards, "labels", lambda column: labels)
+        found, wanted = (
+            evaluate.evaluate_on_bank(test, shards, ["shape"], rows, videos, KnnConfig())
+            for rows, videos in ((bank, np.arange(48)), (small, np.arange(40, 48)))
+        )
+        assert found == wanted
 
     def test_failures_name_the_video_of_each_bin(self, finished):
         with (finished.run / FAILURES_NAME).open(newline="") as file:

@@ -24,7 +24,7 @@ from pretrain.settings import parse_config
 from pretrain.summary import summarise
 from pretrain.train import Trainer
 from tests.pretrain.test_train import trained, trainer
-from vie import Sampling, VieError, knn_scores, load
+from vie import MemoryBank, Sampling, VieError, knn_scores, load
 from vie.video import Shards
 
 SETTINGS = ["data.short_side=1.0", "monitor.neighbours=29", "monitor.temperature=0.5"]
@@ -90,11 +90,11 @@ def test_both_numbers_count(tiny_corpus, neighbours, temperature):
     shards = Shards(tiny_corpus)
     shape = shards.labels("shape")
     pooled = random_features()
-    bank = F.normalize(pooled[:48], dim=1)
-    empty = torch.zeros(0)
-    train = evaluate.Features(torch.arange(48), pooled[:48], empty, empty)
+    bank = MemoryBank(48, 6)
+    bank.embeddings.copy_(F.normalize(pooled[:48], dim=1))
+    train = evaluate.Features(torch.arange(48), pooled[:48])
     clips = F.normalize(pooled[48:], dim=1)
-    test = evaluate.Features(torch.arange(48, 64), pooled[48:], clips, torch.arange(16))
+    test = evaluate.ClipFeatures(torch.arange(48, 64), pooled[48:], clips, torch.arange(16))
     knn = KnnConfig(neighbours, temperature)
     default, wanted = (
         top1(votes(unit(pooled[48:]), unit(pooled[:48]), shape[:48], *numbers), shape[48:])
@@ -134,9 +134,8 @@ def test_joined_streams_vote_as_the_first_run_did(finished, tmp_path):
 
 def test_the_gallery_votes_as_its_run_did(finished):
     pooled, shape = random_features(), finished.corpus.shards.labels("shape")
-    empty = torch.zeros(0)
     parts = {"train": torch.arange(48), "val": torch.arange(48, 64)}
-    features = {name: evaluate.Features(videos, pooled[videos], empty, empty) for name, videos in parts.items()}
+    features = {name: evaluate.Features(videos, pooled[videos]) for name, videos in parts.items()}
     classes = finished.corpus.shards.classes("shape")
     found = []
     for knn in (KnnConfig(), KnnConfig(29, 0.5)):

@@ -407,6 +407,6 @@ def test_queries_are_right_and_wrong(runs, folder):
 
 def test_many_videos_are_mapped_by_tsne(runs, folder):
     videos = torch.arange(60) % VIDEOS
-    features = Features(videos, torch.randn(60, 5, generator=torch.Generator().manual_seed(0)), videos, videos)
+    features = Features(videos, torch.randn(60, 5, generator=torch.Generator().manual_seed(0)))
     method, maps = draw_maps(features, Shards(folder / "shapes"), 400)
     assert (method, len(maps)) == ("t-SNE", 2)
