@@ -88,9 +88,11 @@ class Checkpoints:
         self.finish()
 
     def latest(self) -> Path | None:
-        """The newest complete checkpoint."""
+        """The newest complete checkpoint, as the first rank sees it: a shared file system may show others less."""
         found = _complete(self.folder)
-        return found[-1] if found else None
+        newest = torch.tensor(_step_of(found[-1]) if found else -1)
+        self.ranks.take_first([newest])
+        return self._of_step(int(newest)) if newest >= 0 else None
 
     def save(self, step: int, state: State, facts: dict[str, Any]) -> None:
         """Begins to write a checkpoint; the tensors may change as soon as this returns.
@@ -99,7 +101,7 @@ class Checkpoints:
             VieError: The one before could not be written.
         """
         self.finish()
-        target = self.folder / f"step-{step:09d}"
+        target = self._of_step(step)
         partial = target.with_name(target.name + PARTIAL)
         if self.ranks.rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
@@ -136,6 +138,9 @@ class Checkpoints:
                     shutil.rmtree(old)
         except FAULTS as error:
             self._give_up(partial, error)
+
+    def _of_step(self, step: int) -> Path:
+        return self.folder / f"step-{step:09d}"
 
     def poll(self) -> None:
         """Puts a checkpoint in its place if it has been written by now."""
@@ -205,6 +210,10 @@ def _complete(folder: Path) -> list[Path]:
     """The checkpoints of a folder, oldest first."""
     found = folder.iterdir() if folder.is_dir() else iter(())
     return sorted(path for path in found if re.fullmatch(r"step-\d+", path.name))
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def _sync_folder(folder: Path) -> None:

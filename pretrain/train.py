@@ -46,6 +46,9 @@ AGREE_EVERY = 1.0
 """Seconds, about, between two times that ranks tell each other whether they were asked to stop, and most steps."""
 MOST_STEPS = 100
 
+MOST_EMPTY = 20
+"""Batches one after another of which a rank may read nothing; a storage that is gone for longer ends the run."""
+
 STOPPED_NAME = "stopped"
 """Is in the folder of a run that a signal has stopped, until it goes on: a scheduler may queue it again."""
 
@@ -82,6 +85,7 @@ class Trainer:
             use_channels_last(network, self.device)
         self.optimizer = make_optimizer(network, config.optim)
         self.step = 0
+        self._empty = 0
         self.start: str | None = None
         self.checkpoints = Checkpoints(self.run, self.ranks, self.device, config.monitor.checkpoints)
         self._resume()
@@ -118,8 +122,8 @@ class Trainer:
 
         Raises:
             StoppedError: A signal asked to stop; the last step is kept.
-            VieError: The loss is no number, nothing of a batch can be read, or the run's folder cannot be written; what
-                was kept before stays whole.
+            VieError: The loss is no number, nothing of many batches can be read, or the run's folder cannot be written;
+                what was kept before stays whole.
         """
         try:
             with locked(self.run, self.ranks), listening() as listener, _enough_memory(self.device), self.checkpoints:
@@ -160,8 +164,9 @@ class Trainer:
             for batch in batches:
                 watch.lap("data")
                 stage = self.method.stage(self.step)
-                losses += self._train_step(batch)
                 failures.add(self.step, batch.failures)
+                self._require_some(batch)
+                losses += self._train_step(batch)
                 self.step += 1
                 progress.update()
                 watch.lap("step")
@@ -182,8 +187,7 @@ class Trainer:
                         **{f"{name}_s": seconds for name, seconds in timing.seconds.items()},
                     )
                 if self._due(every.knn_every) and self.method.bank is not None and self.monitor.tests_bank:
-                    bank = self.method.bank.whole()
-                    history.add(self.step, monitor=self.monitor.test_on_bank(self.model, bank))
+                    history.add(self.step, monitor=self.monitor.test_on_bank(self.model, self.method.bank))
                 if self.step in self.method.stages.values():
                     history.add(self.step, evaluation=self.monitor.keep_stage(stage, self.step, self.model))
                 elif self._due(every.evaluate_every):
@@ -201,8 +205,16 @@ class Trainer:
                 watch.lap("other")
         history.close()
 
+    def _require_some(self, batch: TrainBatch) -> None:
+        self._empty = self._empty + 1 if batch.is_empty else 0
+        if self._empty == MOST_EMPTY:
+            reason = next(iter(batch.failures.values()))
+            raise VieError(f"no clip of the last {MOST_EMPTY} steps can be read, the last because: {reason}")
+
     def _train_step(self, batch: TrainBatch) -> torch.Tensor:
         self.method.begin_step(self.step)
+        if batch.is_empty and self.ranks.size == 1:
+            return torch.zeros((), device=self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config.optim, self.step)
         frames = batch.frames.to(self.device, non_blocking=True)

@@ -35,6 +35,11 @@ class TrainBatch:
     drawn: Draw
     failures: dict[int, str]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no clip could be read: its only instance is padding."""
+        return len(self.failures) > 0 and self.instances[0] == PADDING
+
     def pin_memory(self) -> "TrainBatch":
         return replace(self, frames=self.frames.pin_memory())
 
@@ -119,10 +124,7 @@ class TrainClips:
         failures = {int(shown[position]): reason for position, reason in pixels.failures.items()}
         instances = instances[~np.isin(instances, list(failures))]
         if len(instances) == 0:
-            if self.ranks.size > 1:
-                return self._nothing(drawn, failures)
-            reason = next(iter(failures.values()))
-            raise VieError(f"none of {len(self.part)} clips can be read, the first because: {reason}")
+            return self._nothing(drawn, failures)
         readable = np.isin(shown[pixels.kept], instances)
         return TrainBatch(
             instances,
@@ -134,7 +136,7 @@ class TrainClips:
         )
 
     def _nothing(self, drawn: Draw, failures: dict[int, str]) -> TrainBatch:
-        """What takes part in the steps of the other ranks where this one can read nothing: black padding."""
+        """What takes part in the steps of other ranks where this one can read nothing: black padding."""
         first = np.arange(self.views) * len(self.part)
         frames = torch.zeros((self.views, self.sampling.frames, 2, 2, 3), dtype=torch.uint8)
         boxes = np.tile(np.array([0, 0, 2, 2], dtype=np.float32), (self.views, 1))
