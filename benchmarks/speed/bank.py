@@ -1,6 +1,10 @@
 """A memory bank of many millions of rows, divided between ranks: seconds of what a step asks of it, and its memory.
 
-    torchrun --standalone --nproc-per-node 2 -m benchmarks.speed.bank --rows 10000000 --dtype float16 --out FILE
+    torchrun --standalone --nproc-per-node 2 -m benchmarks.speed.bank --rows 10000000 --out FILE
+    python -m benchmarks.speed.bank --rows 65000000 --of 64 --batch 128 --out FILE
+
+The second is one rank of 64 in a process alone: it owns and computes what that rank would, and what the others would
+send it is a copy of its own; the exchange itself takes no time.
 
 The clips are random unit vectors, the loss, its gradient and the update those of training. Medians over repeats, of the
 first rank; memory is the most that any rank has held, with and without what Python and PyTorch take by themselves.
@@ -12,11 +16,13 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from pretrain.config import BankConfig, InstanceRecognitionConfig, LocalAggregationConfig
 from pretrain.launch import process_group
@@ -28,12 +34,33 @@ from vie.distributed import Ranks
 DIM = 128
 
 
-def measure(rows: int, dtype: str, batch: int, clusters: int, repeats: int, device: torch.device) -> dict[str, Any]:
+@dataclass(frozen=True)
+class OneOfMany(Ranks):
+    """One rank in a process alone, whose like the others are."""
+
+    def wait(self) -> None:
+        pass
+
+    def gather(self, x: Tensor) -> Tensor:
+        return torch.cat([x] * self.size)
+
+    def sum(self, x: Tensor) -> Tensor:
+        return x
+
+    def exchange(self, x: Tensor) -> Tensor:
+        return x.detach()
+
+    def largest(self, x: Tensor) -> Tensor:
+        return x.detach()
+
+
+def measure(
+    rows: int, dtype: str, batch: int, clusters: int, repeats: int, ranks: Ranks, device: torch.device
+) -> dict[str, Any]:
     """Seconds of each piece of work and bytes of memory, as this rank sees them."""
     before = peak_bytes()
     began = time.perf_counter()
-    bank = MemoryBank(rows, DIM, dtype=getattr(torch, dtype)).to(device)
-    ranks = bank.ranks
+    bank = MemoryBank(rows, DIM, dtype=getattr(torch, dtype), ranks=ranks).to(device)
     seconds = {"the bank's beginning": time.perf_counter() - began}
     objective = Objective(
         bank,
@@ -63,8 +90,9 @@ def measure(rows: int, dtype: str, batch: int, clusters: int, repeats: int, devi
         "seconds": seconds,
         "bytes": {
             "rows of a rank": bank.embeddings.nbytes,
-            "peak of a rank": peak_bytes(),
-            "peak of a rank, without its beginning": peak_bytes() - before,
+            "host memory of a rank, at most": peak_bytes(),
+            "of that, the bank and the work on it": peak_bytes() - before,
+            **({"GPU memory, at most": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}),
         },
     }
 
@@ -90,14 +118,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float16")
     parser.add_argument("--batch", type=int, default=64, help="clips of each rank (%(default)s)")
+    parser.add_argument("--of", type=int, help="measure one of so many ranks, in a process alone")
     parser.add_argument("--clusters", type=int, default=1_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path)
     parsed = parser.parse_args()
     with process_group():
-        ranks, device = Ranks.of_job(), torch.device(parsed.device)
-        result = measure(parsed.rows, parsed.dtype, parsed.batch, parsed.clusters, parsed.repeats, device)
+        ranks = OneOfMany(0, parsed.of) if parsed.of else Ranks.of_job()
+        device = torch.device(parsed.device)
+        result = measure(parsed.rows, parsed.dtype, parsed.batch, parsed.clusters, parsed.repeats, ranks, device)
         most = ranks.largest(torch.tensor(list(result["bytes"].values()))).tolist()
         result["bytes"] = dict(zip(result["bytes"], most, strict=True))
     if ranks.rank > 0:
