@@ -1,6 +1,7 @@
 """The plan for large jobs counts what real ones exchange."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -86,7 +87,5 @@ def test_the_plan_counts_what_is_exchanged(tmp_path, ranks):
 
 
 def test_the_page_is_what_the_script_prints():
-    from pathlib import Path
-
     page = (Path(__file__).parents[2] / "docs/scale.md").read_text()
     assert render(Job()) in page
