@@ -32,14 +32,14 @@ from vie.files import write_text_atomically
 Row = dict[str, Any]
 
 
-def collect(jobs: list[Job], out: Path, seeds: int) -> list[Row]:
+def collect(jobs: list[Job], out: Path, seeds: Sequence[int]) -> list[Row]:
     """Mean and standard deviation over seeds for every stream, stage, label and read-out of the runs there are."""
     groups: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:
         groups[job.joined or job.name].append(job)
     values: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for group, members in groups.items():
-        for seed in range(seeds):
+        for seed in seeds:
             runs = [job.run(out, seed) for job in members]
             finished = [run for run in runs if (run / METRICS_NAME).exists()]
             for row in summarise(finished)["results"] if finished else []:
@@ -92,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("jobs", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="folder of the prepared corpora")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="how many (%(default)s)")
+    parser.add_argument("--first-seed", type=int, default=0, help="the others follow it (%(default)s)")
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time, spread over the GPUs")
     parser.add_argument("--no-train", action="store_true", help="only tell what finished runs found")
     try:
@@ -105,14 +106,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(parsed: argparse.Namespace) -> list[str]:
     """Returns what went wrong in the jobs."""
     jobs = read_jobs(parsed.jobs)
+    seeds = range(parsed.first_seed, parsed.first_seed + parsed.seeds)
     parsed.out.mkdir(parents=True, exist_ok=True)
-    errors = [] if parsed.no_train else Scheduler(jobs, parsed.data, parsed.out, parsed.parallel).run(parsed.seeds)
+    errors = [] if parsed.no_train else Scheduler(jobs, parsed.data, parsed.out, parsed.parallel).run(seeds)
     trained = [job for job in jobs.values() if not job.hybrid]
-    rows = collect(trained, parsed.out, parsed.seeds)
+    rows = collect(trained, parsed.out, seeds)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     content = {"command": " ".join(sys.argv), "device": device, "torch": torch.__version__, "results": rows}
     write_text_atomically(parsed.out / "results.json", json.dumps(content, indent=1) + "\n")
-    draw_curves({job.name: [job.run(parsed.out, seed) for seed in range(parsed.seeds)] for job in trained}, parsed.out)
+    draw_curves({job.name: [job.run(parsed.out, seed) for seed in seeds] for job in trained}, parsed.out)
     print(markdown(rows))
     if any((parsed.out / "transfer").glob("*.json")):
         print("\n" + tables(read_results([parsed.out / "transfer"])))

@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,11 +52,11 @@ class Scheduler:
                 raise VieError(f"{name}: {error}") from error
         self.futures: dict[tuple[str, int], Future[None]] = {}
 
-    def run(self, seeds: int) -> list[str]:
+    def run(self, seeds: Sequence[int]) -> list[str]:
         """Carries out every job with every seed; returns what went wrong, a job that needs a failed one included."""
         # A thread for each, as most of them wait: for the jobs that they need, or for a place.
-        with ThreadPoolExecutor(max(1, len(self.jobs) * seeds)) as pool:
-            for seed in range(seeds):
+        with ThreadPoolExecutor(max(1, len(self.jobs) * len(seeds))) as pool:
+            for seed in seeds:
                 for job in self.jobs.values():
                     self.futures[job.name, seed] = pool.submit(self._carry_out, job, seed)
         return [

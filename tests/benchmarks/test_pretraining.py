@@ -18,13 +18,14 @@ def test_jobs_become_one_table(tiny_corpus, tmp_path):
     job = {"recipes": [], "corpus": tiny_corpus.name, "settings": settings, "joined": "both"}
     broken = {"recipes": [], "corpus": "absent"}
     (tmp_path / "jobs.yaml").write_text(yaml.safe_dump({"tiny-a": job, "tiny-b": job, "broken": broken}))
-    command = [sys.executable, "-m", "benchmarks.pretraining", tmp_path / "jobs.yaml", "--seeds", "1"]
-    command += ["--data", tiny_corpus.parent, "--out", tmp_path / "runs", "--parallel", "2"]
+    command = [sys.executable, "-m", "benchmarks.pretraining", tmp_path / "jobs.yaml"]
+    command += ["--data", tiny_corpus.parent, "--out", tmp_path / "runs", "--parallel", "2", "--seeds", "1"]
+    command += ["--first-seed", "3"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "absent" in done.stderr
     rows = json.loads((tmp_path / "runs" / "results.json").read_text())["results"]
-    one = json.loads((tmp_path / "runs" / "seed0" / "tiny-a" / "metrics.json").read_text())["results"][-1]
+    one = json.loads((tmp_path / "runs" / "seed3" / "tiny-a" / "metrics.json").read_text())["results"][-1]
     mine = next(
         r for r in rows if r["stream"] == "tiny-a" and all(r[k] == one[k] for k in ("stage", "label", "readout"))
     )

@@ -87,7 +87,7 @@ def entries(tiny_corpus, tmp_path) -> dict[str, Any]:
 
 def carry_out(entries: dict[str, Any], corpus: Path, folder: Path, parallel: int = 1) -> list[str]:
     (folder / "jobs.yaml").write_text(yaml.safe_dump(entries, sort_keys=False))
-    return Scheduler(read_jobs(folder / "jobs.yaml"), corpus.parent, folder / "runs", parallel).run(1)
+    return Scheduler(read_jobs(folder / "jobs.yaml"), corpus.parent, folder / "runs", parallel).run([0])
 
 
 def test_what_is_done_stays_done_until_it_is_asked_for_otherwise(entries, tiny_corpus, tmp_path, commands):
@@ -118,7 +118,7 @@ def test_what_is_done_stays_done_until_it_is_asked_for_otherwise(entries, tiny_c
     runs = runs.rename(tmp_path / "moved")
     entries["tiny-single"]["settings"].append("monitor.log_every=2")
     (tmp_path / "jobs.yaml").write_text(yaml.safe_dump(entries, sort_keys=False))
-    assert Scheduler(read_jobs(tmp_path / "jobs.yaml"), tiny_corpus.parent, runs, 1).run(1) == []
+    assert Scheduler(read_jobs(tmp_path / "jobs.yaml"), tiny_corpus.parent, runs, 1).run([0]) == []
     assert commands.given == []
     runs = runs.rename(tmp_path / "runs")
 
