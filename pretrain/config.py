@@ -57,6 +57,8 @@ class DataConfig:
         workers: Processes that read ahead; 0 reads in the training process.
         cache: "none" decodes from the shards at every step; "device" decodes the corpus once and keeps its frames on
             the training device (all videos must have the same picture size).
+        device_decode: Share of the clips of every batch, from 0 to 1, whose JPEG frames are decoded on the training
+            device, not by the workers: for GPUs, where the workers alone are too slow. Pixels may differ by a rounding.
     """
 
     path: str = ""
@@ -74,6 +76,7 @@ class DataConfig:
     batch_size: int = 64
     workers: int = 4
     cache: Literal["none", "device"] = "none"
+    device_decode: float = 0.0
 
 
 @dataclass

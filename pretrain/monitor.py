@@ -161,7 +161,8 @@ def _public(config: Config) -> dict[str, object]:
     settings = asdict(config)
     for group in ("run", "runtime", "monitor"):
         del settings[group]
-    del settings["data"]["path"], settings["data"]["workers"], settings["data"]["cache"]
+    for name in ("path", "workers", "cache", "device_decode"):
+        del settings["data"][name]
     if config.model.start:
         settings["model"]["start"] = "/".join(Path(config.model.start).parts[-2:])
     return settings

@@ -20,6 +20,7 @@ FREE = (
     "run",
     "data.path",
     "data.workers",
+    "data.device_decode",
     "data.short_side",
     "local_aggregation.steps",
     "baseline.steps",

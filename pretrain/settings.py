@@ -23,7 +23,7 @@ RANGES: dict[str, tuple[float, float]] = {
     # Below this, the weights of a classifier's votes leave the range of float32.
     **dict.fromkeys(("monitor.temperature", "knn.temperature"), (0.02, math.inf)),
     "data.size": (8, math.inf),
-    "data.fraction": (0, 1),
+    **dict.fromkeys(("data.fraction", "data.device_decode"), (0, 1)),
     "data.short_side": (1, math.inf),
     "instance_recognition.noise": (1, math.inf),
     "runtime.threads": (1, math.inf),

@@ -9,9 +9,17 @@ import torch
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds by name, summed over some steps."""
+    """Seconds by name, summed over some steps.
+
+    Attributes:
+        seconds: Of the wall clock: "data", "step", "other".
+        within: Of the steps alone: what the "host" needs to issue them, and how long the "device" works on them. The
+            two overlap, and the longer one decides; none where the host itself computes.
+        steps: How many.
+    """
 
     seconds: dict[str, float]
+    within: dict[str, float]
     steps: int
 
     @property
@@ -24,30 +32,43 @@ class Stopwatch:
     """Adds up seconds under names.
 
     Work on a GPU runs behind the host's clock, so a lap of the host may end before the device has done its part;
-    ``read`` waits for the device once and gives that wait to "step".
+    ``read`` waits for the device once and gives that wait to "step". The step after it finds the device idle, so
+    nothing holds the host up: its time stands for what the host needs. The device's time lies between two events.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._seconds: dict[str, float] = {}
         self._steps = 0
+        self._host = 0.0
+        self._events: list[torch.cuda.Event] = []
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
-        """Adds the time since the last lap to a name; "step" ends a step."""
+        """Adds the time since the last lap to a name; "data" begins a step and "step" ends it."""
         now = time.perf_counter()
         self._seconds[name] = self._seconds.get(name, 0.0) + now - self._last
-        self._steps += name == "step"
+        if name == "step":
+            self._steps += 1
+            if self._steps == 1:
+                self._host = now - self._last
         self._last = now
+        if self._device.type == "cuda" and name in ("data", "step"):
+            self._events.append(torch.cuda.Event(enable_timing=True))
+            self._events[-1].record()
 
     def read(self) -> Timing:
         """What was added since the last reading."""
+        within = {}
         if self._device.type == "cuda":
+            spans = list(zip(self._events[::2], self._events[1::2], strict=True))
             torch.cuda.synchronize(self._device)
+            within["host"] = self._host * self._steps
+            within["device"] = sum(begin.elapsed_time(end) for begin, end in spans) / 1000
             self.lap("step")
             self._steps -= 1
-        timing = Timing(self._seconds, self._steps)
-        self._seconds, self._steps = {}, 0
+        timing = Timing(self._seconds, within, self._steps)
+        self._seconds, self._steps, self._events = {}, 0, []
         return timing
 
 

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from pretrain.checkpoint import Checkpoints, State, read_facts
 from pretrain.config import Config
-from pretrain.data.clips import TrainBatch, TrainClips, workers_for
+from pretrain.data.clips import TrainBatch, TrainClips
 from pretrain.data.corpus import open_corpus, open_reader
-from pretrain.data.prefetch import stream
+from pretrain.data.feed import feed
 from pretrain.failures import Failures
 from pretrain.history import History
 from pretrain.methods import create_method
@@ -145,28 +145,26 @@ class Trainer:
             first = "start" if config.model.start else "random"
             history.add(0, evaluation=self.monitor.keep_stage(first, 0, self.model))
         self.method.network.train()
-        batches = stream(
-            self.clips,
-            range(self.step, config.total_steps),
-            workers_for(self.clips.reader, config.data.workers),
-            pin_memory=self.device.type == "cuda",
-        )
+        steps = range(self.step, config.total_steps)
         watch = Stopwatch(self.device)
         losses = torch.zeros((), device=self.device)
-        with tqdm(
-            total=config.total_steps,
-            initial=self.step,
-            unit="step",
-            desc=self.run.name,
-            mininterval=progress_interval(),
-            disable=self.ranks.rank > 0,
-        ) as progress:
+        with (
+            contextlib.closing(feed(self.clips, steps, config.data, self.device)) as batches,
+            tqdm(
+                total=config.total_steps,
+                initial=self.step,
+                unit="step",
+                desc=self.run.name,
+                mininterval=progress_interval(),
+                disable=self.ranks.rank > 0,
+            ) as progress,
+        ):
             for batch in batches:
                 watch.lap("data")
                 stage = self.method.stage(self.step)
                 failures.add(self.step, batch.failures)
                 self._require_some(batch)
-                losses += self._train_step(batch)
+                losses += self.train_step(batch)
                 self.step += 1
                 progress.update()
                 watch.lap("step")
@@ -184,7 +182,7 @@ class Trainer:
                         loss=mean,
                         lr=self.optimizer.param_groups[0]["lr"],
                         clips_per_s=timing.steps * config.data.batch_size / timing.working,
-                        **{f"{name}_s": seconds for name, seconds in timing.seconds.items()},
+                        **{f"{name}_s": seconds for name, seconds in (timing.seconds | timing.within).items()},
                     )
                 if self._due(every.knn_every) and self.method.bank is not None and self.monitor.tests_bank:
                     history.add(self.step, monitor=self.monitor.test_on_bank(self.model, self.method.bank))
@@ -211,7 +209,8 @@ class Trainer:
             reason = next(iter(batch.failures.values()))
             raise VieError(f"no clip of the last {MOST_EMPTY} steps can be read, the last because: {reason}")
 
-    def _train_step(self, batch: TrainBatch) -> torch.Tensor:
+    def train_step(self, batch: TrainBatch) -> torch.Tensor:
+        """Takes one step, without counting it; returns its loss, and waits for nothing that the device does."""
         self.method.begin_step(self.step)
         if batch.is_empty and self.ranks.size == 1:
             return torch.zeros((), device=self.device)

@@ -9,12 +9,29 @@ from torch import Tensor
 
 from pretrain.data.instances import Instances
 from pretrain.data.order import batch_instances, steps_per_epoch
-from pretrain.data.readers import ClipReader, DeviceReader
+from pretrain.data.readers import ClipReader, DeviceReader, Pixels
 from vie import VieError
 from vie.bank import PADDING
 from vie.distributed import ALONE, Ranks
 from vie.video import Augmentation, Draw, Sampling, Shards, clip_frames, draw, even_positions
 from vie.video.pixels import Boxes, centre_boxes
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a step shows, before any pixel is read: V views of B instances, the first views of all of them first.
+
+    Attributes:
+        instances: (B,) their numbers.
+        videos: (V x B,) rows of the corpus.
+        frames: (V x B, T) frame numbers.
+        drawn: The augmentation.
+    """
+
+    instances: npt.NDArray[np.int64]
+    videos: npt.NDArray[np.int64]
+    frames: npt.NDArray[np.int64]
+    drawn: Draw
 
 
 @dataclass(frozen=True)
@@ -42,6 +59,10 @@ class TrainBatch:
 
     def pin_memory(self) -> "TrainBatch":
         return replace(self, frames=self.frames.pin_memory())
+
+    def to(self, device: torch.device) -> "TrainBatch":
+        """The same with its frames on a device."""
+        return replace(self, frames=self.frames.to(device, non_blocking=True))
 
 
 class TrainClips:
@@ -97,6 +118,11 @@ class TrainClips:
         return self.steps
 
     def __getitem__(self, step: int) -> TrainBatch:
+        shown = self.show(step)
+        return self.batch(shown, self.reader.read(shown.videos, shown.frames, shown.drawn.boxes))
+
+    def show(self, step: int) -> Shown:
+        """What a step shows."""
         whole = batch_instances(self.seed, step, len(self.instances), self.batch_size)
         instances = whole[self.part.start : self.part.stop]
         shown = np.tile(instances, self.views)
@@ -120,7 +146,12 @@ class TrainClips:
             in_bin=drawn.in_bin,
             within=(self.instances.first[shown], self.instances.starts[shown]),
         )
-        pixels = self.reader.read(videos, frames, drawn.boxes)
+        return Shown(instances, videos, frames, drawn)
+
+    def batch(self, step: Shown, pixels: Pixels) -> TrainBatch:
+        """The batch of a step, of the pixels that could be read; raises ``VieError`` if nothing of it could be."""
+        instances, drawn = step.instances, step.drawn
+        shown = np.tile(instances, self.views)
         failures = {int(shown[position]): reason for position, reason in pixels.failures.items()}
         instances = instances[~np.isin(instances, list(failures))]
         if len(instances) == 0:

@@ -58,9 +58,7 @@ class ShardReader:
         kept: list[int] = []
         failures: dict[int, str] = {}
         for number, (video, wanted, box) in enumerate(zip(videos.tolist(), frames, boxes, strict=True)):
-            # Bilinear sampling reaches one pixel past the box; what lies outside the picture repeats its border.
-            top, left = (max(0, int(np.floor(edge)) - 1) for edge in box[:2])
-            bottom, right = (int(np.ceil(edge + side)) + 1 for edge, side in zip(box[:2], box[2:], strict=True))
+            top, left, bottom, right = reach(box)
             try:
                 pictures = self.shards.decode(video, wanted)
             except VieError as error:
@@ -131,6 +129,20 @@ class _WholeVideos:
             return str(error)
 
 
+def reach(box: npt.NDArray[np.float32]) -> tuple[int, int, int, int]:
+    """Top, left, bottom and right of the pixels that a crop (4,) is sampled from."""
+    # Bilinear sampling reaches one pixel past the box; what lies outside the picture repeats its border.
+    top, left = (max(0, int(np.floor(edge)) - 1) for edge in box[:2])
+    bottom, right = (int(np.ceil(edge + side)) + 1 for edge, side in zip(box[:2], box[2:], strict=True))
+    return top, left, bottom, right
+
+
+def repeat_border(pictures: Tensor, rows: int, columns: int) -> None:
+    """Fills pictures (..., H, W, 3), of which only rows and columns up to these are set, with the last of each."""
+    pictures[..., rows:, :columns, :] = pictures[..., rows - 1 : rows, :columns, :]
+    pictures[..., columns:, :] = pictures[..., columns - 1 : columns, :]
+
+
 def _stack_padded(clips: list[list[Tensor]]) -> Tensor:
     """Stacks clips of pictures (h, w, 3), padding each to the largest by repeating its last row and column."""
     height, width = (max(clip[0].shape[axis] for clip in clips) for axis in (0, 1))
@@ -139,6 +151,5 @@ def _stack_padded(clips: list[list[Tensor]]) -> Tensor:
         rows, columns = clip[0].shape[:2]
         for place, picture in zip(target, clip, strict=True):
             place[:rows, :columns] = picture
-        target[:, rows:, :columns] = target[:, rows - 1 : rows, :columns]
-        target[:, :, columns:] = target[:, :, columns - 1 : columns]
+        repeat_border(target, rows, columns)
     return stacked

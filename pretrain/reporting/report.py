@@ -30,6 +30,7 @@ STAGES = {
 }
 BEGINNINGS = ("random", "start")
 READOUTS = ("knn", "linear")
+WITHIN = ("host", "device")
 PAGE_WIDTH, GAP = 1096, 24
 
 
@@ -223,5 +224,14 @@ def _times(run: Run) -> Iterator[dict[str, Any]]:
         seconds = {part: sum(row.get(f"{part}_s", 0.0) for row in rows) for part in figures.TIME_COLOURS}
         ms = {part: 1000 * spent / len(rows) / steps for part, spent in seconds.items()}
         total = sum(ms.values())
+        inner = {part: [1000 * row[f"{part}_s"] / steps for row in rows if f"{part}_s" in row] for part in WITHIN}
+        within = {part: sum(found) / len(found) if found else None for part, found in inner.items()}
         name = f"{run.name}, {stage.upper()}"
-        yield {"name": name, "colour": run.colour, "ms": ms, "total": total, "clips_per_s": 1000 * batch / total}
+        yield {
+            "name": name,
+            "colour": run.colour,
+            "ms": ms,
+            "within": within,
+            "total": total,
+            "clips_per_s": 1000 * batch / total,
+        }

@@ -47,7 +47,7 @@ def test_of_training_steps(tiny_corpus, tmp_path):
     job.model.mean, job.model.std = MEAN, STD
     forward, seen = job.forward, []
     job.forward = lambda clip: (seen.append(clip), forward(clip))[1]
-    job._train_step(job.clips[0])
+    job.train_step(job.clips[0])
     assert_normalised(seen[0])
 
 

@@ -166,6 +166,27 @@ class Shards:
         # The decoder's memory is laid out (H, W, 3) already.
         return [pictures[place].permute(1, 2, 0) for place in inverse.tolist()]
 
+    def jpegs(self, video: int, frames: npt.NDArray[np.int64]) -> list[Tensor]:
+        """The JPEG files of frames, for a caller that decodes them elsewhere.
+
+        Args:
+            video: Row number.
+            frames: Frame numbers, ascending, none twice.
+
+        Returns:
+            T uint8 vectors.
+
+        Raises:
+            VieError: The shard is missing, or ends early.
+        """
+        location = self.locate(video, frames)
+        try:
+            return _read_ranges(location)
+        except OSError as error:
+            raise VieError(
+                f"{self.names[video]}: its frames in {location.path} cannot be read ({error}): prepare the corpus again"
+            ) from error
+
     def _column(self, column: str) -> list[str | None]:
         if column not in self._labels:
             known = ", ".join(self._labels) or "none"
