@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import logging
 import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -20,6 +21,8 @@ from vie.video.apply import Apply, apply_draw, compiled_apply_draw
 Autocast = Callable[[], AbstractContextManager[object]]
 Precision = Literal["fp32", "bf16"]
 Forward = Callable[[Tensor], Tensor]
+
+logger = logging.getLogger(__name__)
 
 TRUNK_STRIDE = 32
 """Pixels of the crop for each place of the last feature map."""
@@ -134,6 +137,27 @@ def use_channels_last(model: nn.Module, device: torch.device) -> None:
     for parameter in model.parameters():
         if parameter.ndim in layouts:
             parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.ndim])
+
+
+def warn_if_slow(network: nn.Module, precision: str, device: torch.device) -> None:
+    """Says so where PyTorch keeps a network's 3-D convolutions in bf16 away from cuDNN, which is several times slower.
+
+    From 2.9 on PyTorch does, unless they are laid out channels last, with cuDNN 9.8 to 9.14, whose kernels for them are
+    faulty (pytorch/pytorch#166122, #166643).
+    """
+    cudnn = torch.backends.cudnn.version() or 0
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if device.type != "cuda" or precision != "bf16" or version < (2, 9) or not 90800 <= cudnn < 91500:
+        return
+    weights = [module.weight for module in network.modules() if isinstance(module, nn.Conv3d)]
+    spread = [weight for weight in weights if any(side > 1 for side in weight.shape[2:])]
+    if any(not weight.is_contiguous(memory_format=torch.channels_last_3d) for weight in spread):
+        logger.warning(
+            "torch %s with cuDNN %d.%d.%d computes 3-D convolutions in bf16 without cuDNN, several times slower: set "
+            "runtime.channels_last=true, or install cuDNN 9.15 or later",
+            torch.__version__,
+            *(cudnn // 10000, cudnn // 100 % 100, cudnn % 100),
+        )
 
 
 def resolve_sampling(config: Config, default: Sampling) -> Sampling:

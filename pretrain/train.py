@@ -29,6 +29,7 @@ from pretrain.runtime import (
     training_apply,
     training_forward,
     use_channels_last,
+    warn_if_slow,
 )
 from pretrain.settings import dump_config
 from pretrain.start import begin_from
@@ -83,6 +84,7 @@ class Trainer:
             synchronise_batch_norm(network, self.device)
         if config.runtime.channels_last:
             use_channels_last(network, self.device)
+        warn_if_slow(network, config.runtime.precision, self.device)
         self.optimizer = make_optimizer(network, config.optim)
         self.step = 0
         self._empty = 0

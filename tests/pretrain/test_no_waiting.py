@@ -24,8 +24,8 @@ def test_no_step_waits_for_the_device(mode, noise, stage, tiny_corpus, tmp_path)
     # Steps of local aggregation begin past the clustering, which has to look at its clusters.
     job.step = {"ir": 0, "la": 5}[stage]
     job.method.network.train()
-    batches = feed(job.clips, range(8), job.config.data, job.device)
-    for _ in range(5):  # compilation, the choice of convolutions
+    batches = feed(job.clips, range(12), job.config.data, job.device)
+    for _ in range(8):  # compilation, the choice of convolutions
         job.train_step(next(batches))
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("warn")

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pretrain.config import RuntimeConfig
-from pretrain.runtime import resolve_device, resolve_precision, training_forward, use_channels_last
+from pretrain.runtime import resolve_device, resolve_precision, training_forward, use_channels_last, warn_if_slow
 from tests.conftest import NEEDS_GPU
 from tests.pretrain.test_train import trained
 from vie import VieError, create_model
@@ -99,3 +99,28 @@ def test_auto_keeps_off_bf16_where_the_cpu_gets_it_wrong(size, precision, monkey
 def test_bf16_of_tiny_crops_is_refused_on_the_cpu(tiny_corpus, tmp_path):
     with pytest.raises(VieError, match=r"runtime\.precision=bf16 gives wrong gradients .* 16 pixels: set it to fp32"):
         trained(tiny_corpus, tmp_path / "run", "runtime.precision=bf16")
+
+
+@pytest.mark.parametrize(
+    ("model", "torch_version", "cudnn", "layout", "precision", "warns"),
+    [
+        ("vie_resnet3d_r18", "2.10.0+cu128", 91002, "plain", "bf16", True),
+        ("vie_resnet3d_r18", "2.9.1", 90800, "plain", "bf16", True),
+        ("vie_resnet3d_r18", "2.10.0", 91002, "channels last", "bf16", False),
+        ("vie_resnet3d_r18", "2.10.0", 91002, "plain", "fp32", False),
+        ("vie_resnet3d_r18", "2.11.0", 91501, "plain", "bf16", False),
+        ("vie_resnet3d_r18", "2.8.0", 91002, "plain", "bf16", False),
+        ("vie_single_r18", "2.10.0", 91002, "plain", "bf16", False),
+    ],
+)
+def test_slow_versions_are_named(model, torch_version, cudnn, layout, precision, warns, monkeypatch, caplog):
+    monkeypatch.setattr(torch, "__version__", torch_version)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: cudnn)
+    network = create_model(model, embed_dim=16, width=16)
+    if layout == "channels last":
+        use_channels_last(network, torch.device("cuda"))
+    warn_if_slow(network, precision, torch.device("cuda"))
+    assert bool(caplog.records) == warns
+    if warns:
+        assert torch_version in caplog.text
+        assert f"{cudnn // 10000}.{cudnn // 100 % 100}.{cudnn % 100}" in caplog.text
