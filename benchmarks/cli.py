@@ -1,13 +1,27 @@
-"""The command line: ``vie-bench transfer | table | demo``."""
+"""The command line: ``vie-bench transfer | table | speed | demo``."""
 
 import argparse
+import importlib
 import json
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from pretrain.cli import guard
 from pretrain.commands import CommandParser
 from vie.errors import VieError
+
+SPEEDS = {
+    "step": "parts of the training step beside the plain way",
+    "full-step": "the whole training step, with a bank of 240,000, beside its trunk in eager autocast",
+    "clustering": "neighbours and k-means beside faiss",
+    "decode": "JPEG frames on the host and on the device",
+    "end-to-end": "training from shards beside the same step on synthetic data",
+    "loader": "from stored videos to the device, beside PyTorchVideo, decord and torchcodec",
+    "formats": "ways to keep a corpus",
+}
+SPEED = "; ".join(f"{name}: {what}" for name, what in SPEEDS.items()) + "."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,6 +47,18 @@ def run(arguments: Sequence[str]) -> None:
     table.add_argument("--readout", help="labels side by side for one read-out, such as 'linear conv5 flat'")
     table.add_argument("--figures", type=Path, help="folder for a figure of each of these tables")
     table.set_defaults(carry_out=_table)
+    speed = commands.add_parser("speed", help="measure speed, ours beside its peers", description=SPEED)
+    speed.add_argument("measurements", nargs="*", metavar="MEASUREMENT", help="of these (default: all)")
+    speed.add_argument(
+        "--out", type=Path, default=Path("results/speed"), help="folder of JSON and Markdown (%(default)s)"
+    )
+    speed.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    speed.add_argument("--only", default="", metavar="TEXT", help="the rows whose name contains this")
+    speed.add_argument("--budget", type=float, default=3600, help="seconds after which no row begins (%(default)s)")
+    speed.add_argument("--videos", help="folder or listing of source videos (default: synthetic ones)")
+    speed.add_argument("--workers", type=int, help="processes of a loader (default: one for each core)")
+    speed.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    speed.set_defaults(carry_out=_speed)
     demo = commands.add_parser("demo", help="the whole way on moving digits, in about ten minutes on two cores")
     demo.add_argument("out", type=Path, nargs="?", default=Path("runs/demo"), help="(default: %(default)s)")
     demo.set_defaults(carry_out=_demo)
@@ -83,6 +109,32 @@ def _table(parsed: argparse.Namespace) -> None:
         if not parsed.readout:
             raise VieError("--figures draws one read-out: name it by --readout, such as 'linear conv5 flat'")
         print("\n".join(str(file) for file in draw_comparison(contents, parsed.readout, parsed.figures)))
+
+
+def _speed(parsed: argparse.Namespace) -> None:
+    from benchmarks.speed.record import Job
+    from pretrain.runtime import resolve_device
+
+    unknown = set(parsed.measurements) - set(SPEEDS)
+    if unknown:
+        raise VieError(f"there is no measurement {', '.join(sorted(unknown))}: choose from {', '.join(SPEEDS)}")
+    job = Job(
+        resolve_device(parsed.device),
+        parsed.out,
+        parsed.quick,
+        parsed.only,
+        parsed.videos,
+        parsed.workers or len(os.sched_getaffinity(0)),
+        time.monotonic() + parsed.budget,
+    )
+    for name in parsed.measurements or SPEEDS:
+        print(f"\n## {name}: {SPEEDS[name]}", flush=True)
+        try:
+            module = importlib.import_module(f"benchmarks.speed.{name.replace('-', '_')}")
+        except ImportError as error:
+            print(f"({name} is left out: {error})", flush=True)
+            continue
+        module.measure(job)
 
 
 def _demo(parsed: argparse.Namespace) -> None:

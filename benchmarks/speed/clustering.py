@@ -1,96 +1,89 @@
 """Exact neighbours and k-means: PyTorch beside faiss, in one run.
 
-    python -m benchmarks.speed.clustering [--rows 240000] [--clusters 8000] [--iterations 2] [--repeats 3] [--out FILE]
-
-The rows are random unit vectors of 128 dimensions, synthetic, of Kinetics-400's number by default. Medians over
-repeats, the engines taking turns; on a machine with a GPU, PyTorch is measured there too.
+The rows are random unit vectors of 128 dimensions, of Kinetics-400's number. A k-means of 20 iterations assigns every
+row 21 times; on the CPU fewer are run, and the time of one pass is what they have in common.
 """
 
-import argparse
-import json
-import platform
-import statistics
-import time
-from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path
 
-import faiss
 import torch
 import torch.nn.functional as F
 
+from benchmarks.speed.record import Job, Table, in_turns, medians, timed
 from vie import MemoryBank, cluster
+from vie.clustering import Engine
 
-QUERIES = 128
-NEIGHBOURS = 512
-DIM = 128
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of a call, the device's part included."""
-    start = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+QUERIES, NEIGHBOURS, DIM = 128, (512, 4096), 128
+CLUSTERS = (8_000, 10_000)
+ITERATIONS = 20
+COLUMNS = {
+    **{"task": "", "engine": "", "seconds": ".4f", "k-means pass, s": ".4f", "20 iterations, s": ".2f"},
+    "times faiss's speed": ".1f",
+}
 
 
-def measure(rows: int, clusters: int, iterations: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Median seconds of a search and of one k-means iteration, by engine."""
+def measure(job: Job) -> None:
+    """Measures searches, then k-means."""
+    table = Table(job, "clustering", COLUMNS)
+    rows = 2_000 if job.quick else 240_000
     bank = MemoryBank(rows, DIM)
-    index = bank.as_faiss_index()
+    banks = {"PyTorch, CPU": bank}
+    if job.device.type == "cuda":
+        banks["PyTorch, GPU"] = MemoryBank(rows, DIM).to(job.device)
+    index = None
+    try:
+        index = bank.as_faiss_index()
+    except ImportError as error:
+        table.skip("faiss, CPU", error)
     queries = F.normalize(torch.randn(QUERIES, DIM, generator=torch.Generator().manual_seed(0)), dim=1)
-    work: dict[tuple[str, str], Callable[[], object]] = {
-        ("search", "faiss, CPU"): lambda: index.search(queries.numpy(), NEIGHBOURS),
-        ("search", "PyTorch, CPU"): lambda: bank.nearest(queries, NEIGHBOURS),
-        ("k-means", "faiss, CPU"): lambda: cluster(bank.embeddings, clusters, iterations=iterations, engine="faiss"),
-        ("k-means", "PyTorch, CPU"): lambda: cluster(bank.embeddings, clusters, iterations=iterations),
-    }
-    if torch.cuda.is_available():
-        on_gpu, queries_on_gpu = MemoryBank(rows, DIM).cuda(), queries.cuda()
-        work["search", "PyTorch, GPU"] = lambda: on_gpu.nearest(queries_on_gpu, NEIGHBOURS)
-        work["k-means", "PyTorch, GPU"] = lambda: cluster(on_gpu.embeddings, clusters, iterations=iterations)
-    times: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for _ in range(repeats + 1):
-        for key, call in work.items():
-            times[key].append(seconds(call))
-    result: dict[str, dict[str, float]] = defaultdict(dict)
-    for (task, engine), values in times.items():
-        per = iterations + 1 if task == "k-means" else 1  # the labels at the end cost one assignment more
-        result[task][engine] = statistics.median(values[1:]) / per
-    return result
+    for k in NEIGHBOURS:
+        task = f"top {min(k, rows):,} of {rows:,} rows for {QUERIES} queries"
+        ways: dict[str, Callable[[], object]] = {}
+        if index is not None:
+            ways["faiss, CPU"] = lambda k=k: index.search(queries.numpy(), min(k, rows))  # type: ignore[misc]
+        for name, own in banks.items():
+            there = queries.to(own.embeddings.device)
+            ways[name] = lambda own=own, there=there, k=k: own.nearest(there, k)  # type: ignore[misc]
+        if table.wants(task):
+            for way in ways.values():
+                way()
+            _add(table, task, medians(in_turns(ways, job.device, *((0.05, 2) if job.quick else (0.5, 5)))))
+    for clusters in CLUSTERS:
+        _k_means(table, clusters if not job.quick else clusters // 100, banks, index is not None)
 
 
-def main() -> None:
-    """Measures, prints a Markdown table, and writes JSON if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=240_000)
-    parser.add_argument("--clusters", type=int, default=8_000)
-    parser.add_argument("--iterations", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path)
-    parsed = parser.parse_args()
-    result = measure(parsed.rows, parsed.clusters, parsed.iterations, parsed.repeats)
-    machine = {
-        "faiss": faiss.__version__,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "platform": platform.platform(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-    print(json.dumps(machine))
-    print(
-        f"| engine | top {NEIGHBOURS} of {parsed.rows} rows for {QUERIES} queries, ms "
-        f"| k-means pass, K = {parsed.clusters}, s |"
-    )
-    print("|---|---|---|")
-    for engine in result["search"]:
-        print(f"| {engine} | {1000 * result['search'][engine]:.1f} | {result['k-means'][engine]:.3f} |")
-    if parsed.out:
-        parsed.out.write_text(
-            json.dumps({"machine": machine, "seconds": result, "arguments": vars(parsed)}, default=str)
+def _k_means(table: Table, clusters: int, banks: dict[str, MemoryBank], with_faiss: bool) -> None:
+    job, rows = table.job, len(banks["PyTorch, CPU"])
+    task = f"k-means of {rows:,} rows, K = {clusters:,}"
+    if not table.wants(task):
+        return
+    passes: dict[str, float] = {}
+    whole: dict[str, float] = {}
+    engines: list[tuple[str, MemoryBank, Engine]] = [(name, bank, "torch") for name, bank in banks.items()]
+    if with_faiss:
+        engines.insert(0, ("faiss, CPU", banks["PyTorch, CPU"], "faiss"))
+    for name, bank, engine in engines:
+        on_gpu = bank.embeddings.device.type == "cuda"
+        iterations, repeats = (ITERATIONS, 5) if on_gpu or job.quick else (1, 1)
+
+        def run(bank: MemoryBank = bank, iterations: int = iterations, engine: Engine = engine) -> None:
+            cluster(bank.embeddings, clusters, iterations=iterations, engine=engine)
+
+        if on_gpu:
+            run()
+        seconds = sorted(timed(run, job.device) for _ in range(repeats))[repeats // 2]
+        passes[name] = seconds / (iterations + 1)
+        if iterations == ITERATIONS:
+            whole[name] = seconds
+    for name, seconds in passes.items():
+        ratio = passes["faiss, CPU"] / seconds if with_faiss else None
+        table.add(
+            **{"task": task, "engine": name, "k-means pass, s": seconds, "20 iterations, s": whole.get(name)},
+            **{"times faiss's speed": ratio},
         )
 
 
-if __name__ == "__main__":
-    main()
+def _add(table: Table, task: str, seconds: dict[str, float]) -> None:
+    for engine, spent in seconds.items():
+        ratio = seconds["faiss, CPU"] / spent if "faiss, CPU" in seconds else None
+        table.add(task=task, engine=engine, seconds=spent, **{"times faiss's speed": ratio})

@@ -1,44 +1,38 @@
 """How fast, how large and how faithful are the ways to keep a video corpus for training?
 
-    python -m benchmarks.speed.formats --videos FOLDER_OR_CSV [--clips N] [--repeats R] [--out FILE.json]
-    python -m benchmarks.speed.formats --synthesize 8
-
 One run compares, on the same clips of the same source files and on one processor: the source files read by
 PyTorchVideo, decord and torchcodec; short-GOP H.264 files of 128 pixels; and the shards of ``vie-pretrain prepare``. A
 clip is 16 frames, ready when it is a uint8 tensor of 112x112. Sources are opened anew for every clip, as a training job
 does.
 """
 
-import argparse
-import json
 import os
-import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib import metadata
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import av
 import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.speed.fidelity import psnr, ssim
-from benchmarks.speed.synthetic import write_synthetic
+from benchmarks.speed.record import Job, Table, scratch
+from benchmarks.speed.sources import has_decoder, has_pytorchvideo, source_videos
 from pretrain.preparation.frames import shrink
-from pretrain.preparation.inputs import Video, list_videos
+from pretrain.preparation.inputs import Video
 from pretrain.preparation.prepare import PrepareConfig, prepare
-from vie.errors import VieError
 from vie.video.shards import Shards
-from vie.video.source import Decoder, open_video, require_decoder
+from vie.video.source import Decoder, open_video
 
 SHORT_SIDE, CROP, FRAMES, STRIDES = 128, 112, 16, (1, 4)
 QUALITIES = (75, 90, 95)
-PACKAGES = ("torch", "torchvision", "decord2", "torchcodec", "pytorchvideo", "av")
+COLUMNS = {
+    **{"storage": "", "reader": "", "kB/video": ".0f"},
+    **{f"clips/s, stride {stride}": ".1f" for stride in STRIDES},
+    **{"PSNR, dB": ".1f", "SSIM": ".4f"},
+}
 
 Read = Callable[[int, Sequence[int]], Tensor]  # video, frame numbers with a constant stride -> uint8 (T, H, W, 3)
 
@@ -62,44 +56,32 @@ class Row:
     ssim: float | None = None
 
 
-def main() -> None:
-    """Runs the comparison and prints a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--videos", help="folder or listing of source videos; the first 16 are used")
-    source.add_argument("--synthesize", type=int, metavar="N", help="write N synthetic videos of Kinetics' format")
-    parser.add_argument("--clips", type=int, default=24, help="clips in each repeat")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="file for the results as JSON")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        if arguments.synthesize:
-            videos = list_videos(write_synthetic(folder / "source", arguments.synthesize))
-        else:
-            videos = list_videos(arguments.videos)[:16]
-        formats = build_formats(videos, folder)
+def measure(job: Job) -> None:
+    """Measures every way to keep the videos, at every stride."""
+    table = Table(job, "formats", COLUMNS)
+    with scratch() as folder:
+        try:
+            videos = source_videos(job, Path(folder), most=16, synthetic=8)
+            formats = build_formats(table, videos, Path(folder))
+        except ImportError as error:
+            return table.skip("everything", f"no video can be written ({error})")
         measure_fidelity(formats, videos)
-        measure_speed(formats, videos, arguments.clips, arguments.repeats)
-        result = {
-            "source": "synthetic" if arguments.synthesize else str(arguments.videos),
-            "videos": len(videos),
-            "clips": arguments.clips,
-            "repeats": arguments.repeats,
-            "machine": describe_machine(),
-            "rows": [asdict(row) for row, _ in formats],
-        }
-    print(markdown(result))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+        measure_speed(formats, videos, *((1, 1) if job.quick else (24, 5)))
+    for row, _ in formats:
+        speeds = {f"clips/s, stride {stride}": row.clips_per_second.get(stride) for stride in STRIDES}
+        fidelity = {"PSNR, dB": row.psnr, "SSIM": row.ssim, "range by stride": row.spread}
+        kept = {"storage": row.storage, "reader": row.reader, "kB/video": row.bytes_per_video / 1000}
+        table.add(**kept, **speeds, **fidelity)
 
 
-def build_formats(videos: list[Video], folder: Path) -> list[tuple[Row, Read]]:
+def build_formats(table: Table, videos: list[Video], folder: Path) -> list[tuple[Row, Read]]:
     """Stores the videos in every way, and returns how each is read."""
     sources = [video.path for video in videos]
     short = [reencode(path, folder / "short" / f"{i}.mp4") for i, path in enumerate(sources)]
-    formats = [(Row("source files", "pytorchvideo", mean_size(sources)), by_pytorchvideo(sources))] * has_pytorchvideo()
-    decoders: list[Decoder] = [decoder for decoder in ("decord", "torchcodec") if has_decoder(decoder)]
+    formats = [(Row("source files", "pytorchvideo", mean_size(sources)), by_pytorchvideo(sources))] * has_pytorchvideo(
+        table
+    )
+    decoders: list[Decoder] = [decoder for decoder in ("decord", "torchcodec") if has_decoder(table, decoder)]
     formats += [(Row("source files", name, mean_size(sources)), by_decoder(sources, name)) for name in decoders]
     label = f"H.264, {SHORT_SIDE} px, GOP 8"
     formats += [(Row(label, name, mean_size(short)), by_decoder(short, name)) for name in decoders]
@@ -150,6 +132,8 @@ def by_pytorchvideo(paths: list[Path]) -> Read:
 
 def reencode(source: Path, target: Path) -> Path:
     """Writes a small copy that is quick to decode anywhere: a key frame every 8 frames, and no loop filter."""
+    import av
+
     target.parent.mkdir(parents=True, exist_ok=True)
     video = open_video(source)
     with av.open(str(target), "w") as container:
@@ -218,74 +202,6 @@ def centre(side: int) -> slice:
     return slice((side - CROP) // 2, (side + CROP) // 2)
 
 
-def has_pytorchvideo() -> bool:
-    """Whether PyTorchVideo's loader can be imported; says so if not."""
-    try:
-        import pytorchvideo.data.encoded_video  # noqa: F401
-    except ImportError as error:
-        print(f"pytorchvideo is left out: {error}")
-        return False
-    return True
-
-
-def has_decoder(decoder: str) -> bool:
-    """Whether a decoder can be used; says so if not."""
-    try:
-        require_decoder(decoder)
-    except VieError as error:
-        print(f"{decoder} is left out: {error}")
-        return False
-    return True
-
-
 def mean_size(paths: list[Path]) -> float:
     """Mean size of files, in bytes."""
     return statistics.mean(path.stat().st_size for path in paths)
-
-
-def describe_machine() -> dict[str, object]:
-    """Processor, system and versions."""
-    names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return {"cpu": names[0] if names else platform.processor(), "system": platform.platform(), "versions": versions}
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def markdown(result: dict[str, object]) -> str:
-    """The rows as a table."""
-    rows: list[dict[str, Any]] = result["rows"]  # type: ignore[assignment]
-    heads = [f"clips/s, stride {stride} (range)" for stride in STRIDES]
-    lines = ["| storage | reader | kB/video | " + " | ".join(heads) + " | PSNR, dB | SSIM |", "|" + "---|" * 7]
-    for row in rows:
-        speeds = [
-            f"{row['clips_per_second'][s]:.1f} ({row['spread'][s][0]:.1f}-{row['spread'][s][1]:.1f})"
-            if s in row["spread"]
-            else "too short"
-            for s in STRIDES
-        ]
-        fidelity = ["-", "-"] if row["psnr"] is None else [f"{row['psnr']:.1f}", f"{row['ssim']:.4f}"]
-        cells = [row["storage"], row["reader"], f"{row['bytes_per_video'] / 1000:.0f}", *speeds, *fidelity]
-        lines.append("| " + " | ".join(cells) + " |")
-    machine: dict[str, Any] = result["machine"]  # type: ignore[assignment]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return "\n".join(
-        [
-            f"Source: {result['source']}, {result['videos']} videos. One core of {machine['cpu']}.",
-            f"{result['clips']} clips, median (range) of {result['repeats']} repeats. {versions}.",
-            "",
-            *lines,
-        ]
-    )
-
-
-if __name__ == "__main__":
-    main()

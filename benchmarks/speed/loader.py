@@ -1,102 +1,92 @@
-"""Clips a second of the whole way from stored videos to the device, beside PyTorchVideo's loader.
-
-    python -m benchmarks.speed.loader --videos FOLDER_OR_CSV [--workers W] [--device cuda] [--out FILE.json]
-    python -m benchmarks.speed.loader --synthesize 16
+"""Clips a second of the whole way from stored videos to the device: ours beside PyTorchVideo's and plain decoders.
 
 Ours is training's own way: random clips and crops of ``TrainClips``, read from the shards of ``vie-pretrain prepare``
 by worker processes. PyTorchVideo's is its ``LabeledVideoDataset`` over the source files, with the transform of its
-tutorials (pick frames, shrink, random crop), behind a ``DataLoader``. Both end as a batch of 16-frame, 112-pixel clips
-on the device: ours as uint8 crops with their boxes, which training resizes and augments there. All processes of a
-loader share the given cores; the two take turns.
+tutorials (pick frames, shrink, random crop); the plain ones open a file with decord or torchcodec, read the frames of a
+random clip and do the same; all of them behind a ``DataLoader``. They end as batches of 16-frame, 112-pixel clips on
+the device: ours as uint8 crops with their boxes, which training resizes and augments there. All processes of a loader
+share the cores; the loaders take turns.
 """
 
-import argparse
 import contextlib
-import json
-import os
 import statistics
-import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.speed.formats import describe_machine
-from benchmarks.speed.synthetic import write_synthetic
+from benchmarks.speed.record import Job, Table, scratch, wait
+from benchmarks.speed.sources import has_decoder, has_pytorchvideo, source_videos
 from pretrain.data.clips import TrainClips
 from pretrain.data.instances import whole_videos
 from pretrain.data.prefetch import stream
 from pretrain.data.readers import ShardReader
 from pretrain.preparation.frames import shrink
-from pretrain.preparation.inputs import Video, list_videos
+from pretrain.preparation.inputs import Video
 from pretrain.preparation.prepare import PrepareConfig, prepare
 from vie.video import Augmentation, Sampling, Shards
-from vie.video.source import open_video
+from vie.video.source import Decoder, open_video
 
 SIZE, SHORT_SIDE, FRAMES, BATCH = 112, 128, 16, 8
 STRIDES = (1, 4)
+COLUMNS = {
+    **{"loader": "", "stride": "d", "workers": "d", "clips/s": ",.1f", "least": ",.1f", "most": ",.1f"},
+    "ours is so many times as fast": ".1f",
+}
 
 Batches = Generator[Tensor, None, None]
 
 
-def main() -> None:
-    """Runs the comparison and prints a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--videos", help="folder or listing of source videos; the first 64 are used")
-    source.add_argument("--synthesize", type=int, metavar="N", help="write N synthetic videos of Kinetics' format")
-    parser.add_argument("--cores", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=1, help="worker processes of each loader")
-    parser.add_argument("--batches", type=int, default=40, help="of ours in each repeat; PyTorchVideo's are a tenth")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, help="file for the results as JSON")
-    arguments = parser.parse_args()
+def measure(job: Job) -> None:
+    """Measures every loader there is at every stride."""
+    table = Table(job, "loader", COLUMNS)
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    device = torch.device(arguments.device)
-    with tempfile.TemporaryDirectory() as scratch:
-        if arguments.synthesize:
-            videos = list_videos(write_synthetic(Path(scratch) / "source", arguments.synthesize))
-        else:
-            videos = list_videos(arguments.videos)[:64]
-        prepare(videos, Path(scratch) / "shards", PrepareConfig(short_side=SHORT_SIDE), progress=False)
-        shards = Shards(Path(scratch) / "shards")
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])
-        rates = measure(shards, videos, arguments.workers, arguments.batches, arguments.repeats, device)
-    rows = {name: (statistics.median(found), min(found), max(found)) for name, found in rates.items()}
-    print(f"{arguments.cores} core(s), {arguments.workers} worker(s), device {device}; {describe_machine()}\n")
-    print("| loader | clips/s, median (range) |\n|---|---|")
-    for name, (median, least, most) in rows.items():
-        print(f"| {name} | {median:.1f} ({least:.1f}-{most:.1f}) |")
-    for stride in STRIDES:
-        ratio = rows[f"vie, stride {stride}"][0] / rows[f"pytorchvideo, stride {stride}"][0]
-        print(f"stride {stride}: {ratio:.1f} times PyTorchVideo's")
-    if arguments.out:
-        arguments.out.write_text(json.dumps({"machine": describe_machine(), "rows": rows}, indent=2) + "\n")
-
-
-def measure(
-    shards: Shards, videos: list[Video], workers: int, batches: int, repeats: int, device: torch.device
-) -> dict[str, list[float]]:
-    """Clips a second by loader and stride, one figure for each repeat; the loaders take turns."""
-    by_name = {video.name: video for video in videos}
-    rates: dict[str, list[float]] = defaultdict(list)
-    for _ in range(repeats):
+    with scratch() as folder:
+        try:
+            videos = source_videos(job, Path(folder), most=64, synthetic=16)
+        except ImportError as error:
+            return table.skip("everything", f"no synthetic video can be written ({error}): name some by --videos")
+        prepare(videos, Path(folder) / "shards", PrepareConfig(short_side=SHORT_SIDE), progress=False)
+        shards = Shards(Path(folder) / "shards")
         for stride in STRIDES:
-            usable = np.flatnonzero(shards.num_frames >= stride * FRAMES)
-            sources = [by_name[shards.names[i]] for i in usable]
+            if table.wants(f"stride {stride}"):
+                _compare(table, shards, videos, stride)
+    torch.set_num_threads(threads)
+
+
+def _compare(table: Table, shards: Shards, videos: list[Video], stride: int) -> None:
+    job, workers = table.job, table.job.workers
+    by_name = {video.name: video for video in videos}
+    usable = np.flatnonzero(shards.num_frames >= stride * FRAMES)
+    sources = [by_name[shards.names[i]] for i in usable]
+    decoders: list[Decoder] = [name for name in ("decord", "torchcodec") if has_decoder(table, name)]
+    loaders: dict[str, Callable[[], Batches]] = {"ours": partial(by_shards, shards, usable, stride, workers)}
+    if has_pytorchvideo(table):
+        loaders["PyTorchVideo"] = partial(by_pytorchvideo, sources, stride, workers)
+    for decoder in decoders:
+        loaders[f"plain {decoder}"] = partial(by_decoder, sources, decoder, stride, workers)
+    batches, repeats = (2, 1) if job.quick else (40 * workers, 5)
+    rates: dict[str, list[float]] = {name: [] for name in loaders}
+    for _ in range(repeats):
+        for name, open_loader in loaders.items():
             # Closed at once, so that no worker of the one reads ahead while the other is timed.
-            with contextlib.closing(by_shards(shards, usable, stride, workers)) as ours:
-                rates[f"vie, stride {stride}"].append(clips_per_second(ours, batches, device))
-            with contextlib.closing(by_pytorchvideo(sources, stride, workers)) as theirs:
-                rates[f"pytorchvideo, stride {stride}"].append(clips_per_second(theirs, -(-batches // 10), device))
-    return rates
+            with contextlib.closing(open_loader()) as found:
+                count = batches if name == "ours" else -(-batches // 10)
+                rates[name].append(clips_per_second(found, count, job.device))
+    ours = statistics.median(rates["ours"])
+    for name, values in rates.items():
+        median = statistics.median(values)
+        table.add(
+            **{"loader": name, "stride": stride, "workers": workers, "clips/s": median},
+            **{"least": min(values), "most": max(values), "ours is so many times as fast": ours / median},
+        )
 
 
 def clips_per_second(batches: Batches, count: int, device: torch.device) -> float:
@@ -106,8 +96,7 @@ def clips_per_second(batches: Batches, count: int, device: torch.device) -> floa
     began, clips = time.perf_counter(), 0
     for _ in range(count):
         clips += len(next(batches).to(device, non_blocking=True))
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait(device)
     return clips / (time.perf_counter() - began)
 
 
@@ -115,7 +104,8 @@ def by_shards(shards: Shards, videos: npt.NDArray[np.int64], stride: int, worker
     """Training's own batches, for ever."""
     sampling = Sampling(frames=FRAMES, stride=stride, fps=None, size=SIZE)
     instances, reader = whole_videos(shards, videos), ShardReader(shards)
-    clips = TrainClips(shards, instances, reader, sampling, Augmentation(), batch_size=BATCH, seed=0, steps=10**9)
+    size = min(BATCH, len(videos))
+    clips = TrainClips(shards, instances, reader, sampling, Augmentation(), batch_size=size, seed=0, steps=10**9)
     yield from (batch.frames for batch in stream(clips, range(10**6), workers))
 
 
@@ -133,14 +123,32 @@ def by_pytorchvideo(videos: list[Video], stride: int, workers: int) -> Batches:
     yield from DataLoader(dataset, BATCH, num_workers=workers)
 
 
+def by_decoder(videos: list[Video], decoder: Decoder, stride: int, workers: int) -> Batches:
+    """Batches of random clips, each read from a file that is opened for it, many passes long."""
+    yield from DataLoader(_Decoded(videos, decoder, stride), BATCH, num_workers=workers)
+
+
+class _Decoded(Dataset[Tensor]):
+    def __init__(self, videos: list[Video], decoder: Decoder, stride: int) -> None:
+        self.videos, self.decoder, self.stride = videos, decoder, stride
+
+    def __len__(self) -> int:
+        return 1000 * len(self.videos)
+
+    def __getitem__(self, number: int) -> Tensor:
+        video = open_video(self.videos[number % len(self.videos)].path, self.decoder)
+        first = int(torch.randint(len(video) - FRAMES * self.stride + 1, ()))
+        return _cut(video.get_batch(range(first, first + FRAMES * self.stride, self.stride)))
+
+
 def _transform(clip: dict[str, Tensor]) -> Tensor:
     """Float (3, T, H, W) -> uint8 (16, 3, 112, 112)."""
     video = clip["video"]
-    picked = video[:, torch.linspace(0, video.shape[1] - 1, FRAMES).long()].permute(1, 2, 3, 0).to(torch.uint8)
-    small = shrink(picked, SHORT_SIDE)
+    return _cut(video[:, torch.linspace(0, video.shape[1] - 1, FRAMES).long()].permute(1, 2, 3, 0).to(torch.uint8))
+
+
+def _cut(frames: Tensor) -> Tensor:
+    """Shrinks (T, H, W, 3) and cuts out a square somewhere: (T, 3, 112, 112)."""
+    small = shrink(frames, SHORT_SIDE)
     top, left = (int(torch.randint(side - SIZE + 1, ())) for side in small.shape[-2:])
     return small[..., top : top + SIZE, left : left + SIZE].contiguous()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,23 +1,18 @@
-"""Parts of a training step, each beside the plain way to the same result: median milliseconds on this machine.
-
-    python -m benchmarks.speed.step --out step.json
+"""Parts of a training step, each beside the plain way to the same result: median milliseconds.
 
 The stem is timed forward and backward in bf16 with channels last, the augmentation forward. Both ways are equal: the
 stem to bf16 rounding, the augmentation to that of float32 (``difference``, of the greatest value).
 """
 
-import argparse
-import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 
-from pretrain.runtime import describe_machine, use_channels_last
+from benchmarks.speed.record import Job, Table, in_turns, medians
+from pretrain.runtime import use_channels_last
 from vie.models.stem import StemConv2d, StemConv3d
 from vie.video import Augmentation, augment, draw
 from vie.video.apply import Apply, apply_draw, compiled_apply_draw
@@ -32,14 +27,30 @@ CLIPS = {
     "64 x 16 x 112 x 112 of 128 x 170": (64, 16, 128, 170, 112),
     "64 x 4 x 224 x 224 of 256 x 340": (64, 4, 256, 340, 224),
 }
-SECONDS = 2.0
+COLUMNS = {"part": "", "of": "", "plain, ms": ".2f", "ours, ms": ".2f", "ratio": ".1f", "difference": ".0e"}
 
 Row = dict[str, Any]
 
 
-def measure_stem(name: str, device: torch.device) -> Row:
+def measure(job: Job) -> None:
+    """Measures every part at every size."""
+    table = Table(job, "step", COLUMNS)
+    torch.backends.cudnn.benchmark = True
+    for part, measure_one, names in (("stem", measure_stem, STEMS), ("augmentation", measure_augmentation, CLIPS)):
+        for name in names:
+            if table.wants(f"{part} of {name}"):
+                try:
+                    table.add(**measure_one(name, job))
+                except RuntimeError as error:
+                    table.skip(f"{part} of {name}", error)
+
+
+def measure_stem(name: str, job: Job) -> Row:
     """The strided convolution, and the same over blocks of pixels."""
     shape, kernel, stride, width = STEMS[name]
+    device = job.device
+    if job.quick:
+        shape = (2, *shape[1:])
     dims = len(kernel)
     padding = tuple(side // 2 for side in kernel)
     clip = torch.randn(shape, device=device)
@@ -60,12 +71,15 @@ def measure_stem(name: str, device: torch.device) -> Row:
 
         return run
 
-    return _beside("stem", name, {way: step(way) for way in layers}, outputs)
+    return _beside("stem", name, {way: step(way) for way in layers}, outputs, job)
 
 
-def measure_augmentation(name: str, device: torch.device) -> Row:
+def measure_augmentation(name: str, job: Job) -> Row:
     """VIE's augmentation, plain and compiled."""
     batch, frames, height, width, size = CLIPS[name]
+    device = job.device
+    if job.quick:
+        batch = 2
     pixels = torch.randint(256, (batch, frames, height, width, 3), dtype=torch.uint8, device=device)
     sides = np.full(batch, height), np.full(batch, width)
     drawn = draw(Augmentation(), size, *sides, seed=0, epoch=0, instances=np.arange(batch))
@@ -78,40 +92,15 @@ def measure_augmentation(name: str, device: torch.device) -> Row:
         return run
 
     ways = {"plain": step("plain", apply_draw), "ours": step("ours", compiled_apply_draw())}
-    return _beside("augmentation", name, ways, outputs)
+    return _beside("augmentation", name, ways, outputs, job)
 
 
-def _beside(part: str, name: str, ways: dict[str, Callable[[], None]], outputs: dict[str, Tensor]) -> Row:
-    times = {}
-    for way, run in ways.items():
+def _beside(part: str, name: str, ways: dict[str, Callable[[], None]], outputs: dict[str, Tensor], job: Job) -> Row:
+    for run in ways.values():
         run()
-        times[way] = Timer("run()", globals={"run": run}).blocked_autorange(min_run_time=SECONDS).median * 1e3
+    seconds = medians(in_turns(ways, job.device, *((0.02, 2) if job.quick else (0.4, 5))))
     plain, ours = (outputs[way].float() for way in ("plain", "ours"))
     difference = ((plain - ours).abs().max() / plain.abs().max()).item()
-    return {"part": part, "of": name, **times, "ratio": times["plain"] / times["ours"], "difference": difference}
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures, and prints one line of a Markdown table for each part."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="JSON file of the results")
-    parsed = parser.parse_args(arguments)
-    device = torch.device(parsed.device)
-    torch.backends.cudnn.benchmark = True
-    print("| part | of | plain, ms | ours, ms | ratio | difference |\n|---|---|---|---|---|---|")
-    rows = []
-    for measure, names in ((measure_stem, STEMS), (measure_augmentation, CLIPS)):
-        for name in names:
-            row = measure(name, device)
-            rows.append(row)
-            print(
-                "| {part} | {of} | {plain:.2f} | {ours:.2f} | {ratio:.1f} | {difference:.0e} |".format(**row),
-                flush=True,
-            )
-    if parsed.out:
-        parsed.out.write_text(json.dumps({"machine": describe_machine(device), "rows": rows}, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    milliseconds = {f"{way}, ms": 1000 * seconds[way] for way in ways}
+    ratio = seconds["plain"] / seconds["ours"]
+    return {"part": part, "of": name, **milliseconds, "ratio": ratio, "difference": difference}

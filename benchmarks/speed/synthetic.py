@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,19 +19,22 @@ def write_synthetic(folder: Path, count: int) -> Path:
     Returns:
         ``folder``.
     """
+    import av
+
     folder.mkdir(parents=True)
     for number in range(count):
-        rng = np.random.default_rng(number)
         with av.open(str(folder / f"{number:03d}.mp4"), "w") as container:
             stream = container.add_stream("libx264", rate=FPS, options={"crf": "23", "g": str(GOP)})
             stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
-            for image in _frames(rng, FPS * SECONDS):
+            for image in draw_frames(number, FPS * SECONDS).numpy():
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
             container.mux(stream.encode())
     return folder
 
 
-def _frames(rng: np.random.Generator, count: int) -> "list[np.ndarray]":
+def draw_frames(number: int, count: int) -> Tensor:
+    """The first frames of a synthetic video: uint8 (T, 256, 340, 3)."""
+    rng = np.random.default_rng(number)
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     world = _texture(1024, generator)
     discs = [(_texture(256, generator), rng.uniform(20, 60), rng.uniform(0, 2 * np.pi, 2)) for _ in range(3)]
@@ -54,8 +56,8 @@ def _frames(rng: np.random.Generator, count: int) -> "list[np.ndarray]":
             skin = F.grid_sample(texture[None], torch.stack([dx, dy], -1).float()[None], align_corners=False)[0]
             image = image * (1 - inside) + skin * inside
         image = image * 255 + 4 * torch.randn(image.shape, generator=generator)
-        frames.append(image.clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
-    return frames
+        frames.append(image.clamp(0, 255).to(torch.uint8).permute(1, 2, 0))
+    return torch.stack(frames)
 
 
 def _texture(side: int, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,43 @@
+"""A prepared corpus of synthetic videos with as many rows as Kinetics-400, for measurements without a data set.
+
+No video encoder is needed. Few videos are different; the index names them over and over, so that a bank of 240,000 rows
+has its instances. What is read lies in the system's cache, as the frames of a fast disk would.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.speed.record import Job
+from benchmarks.speed.synthetic import FPS, draw_frames
+from pretrain.corpora.prepared import write_prepared
+from pretrain.corpora.writing import Rendered
+from vie.video.shards import INDEX_NAME
+
+ROWS = 240_000
+
+
+def synthetic_corpus(folder: Path, short_side: int, job: Job) -> Path:
+    """Writes a corpus into ``folder``, unless it is there."""
+    if not (folder / INDEX_NAME).exists():
+        folder.mkdir(parents=True)
+        videos, frames, rows = (4, 20, 2_000) if job.quick else (48, 72, ROWS)
+        chunks = [partial(_render, number, frames) for number in range(videos)]
+        write_prepared(folder, "synthetic videos", chunks, FPS, short_side, job.workers)
+        _repeat(folder / INDEX_NAME, rows)
+    return folder
+
+
+def _render(number: int, frames: int) -> list[Rendered]:
+    return [Rendered(f"{number:06d}.mp4", draw_frames(number, frames), {}, "train")]
+
+
+def _repeat(index: Path, rows: int) -> None:
+    table = pq.read_table(index)
+    repeated = table.take(np.arange(rows) % len(table))
+    names = pa.array([f"{number:06d}.mp4" for number in range(rows)])
+    place = table.column_names.index("name")
+    pq.write_table(repeated.set_column(place, table.schema.field("name"), names), index)
