@@ -125,15 +125,22 @@ class Objective:
 
     def _local_aggregation(self, found: Similarities, instances: Tensor) -> Tensor:
         owners, k = self.bank.owners, self.num_neighbours
-        nearest, place = found.nearest(min(k, len(self.bank.rows)))
-        nearest = F.pad(nearest, (0, k - nearest.shape[1]), value=-torch.inf)
-        # The background is the first few of each rank's nearest, which are sorted.
-        background = torch.arange(place.shape[1], device=place.device) < self._taken_of(nearest)[:, None]
-        largest = owners.largest(nearest[:, :1])
+        nearest, place = found.nearest(min(k, len(self.bank.rows)), in_order=owners.size > 1)
+        background, largest = self._background(nearest)
         weight = torch.exp((found.at(place, background) - largest) / self.temperature) * background
         close = weight * (self.labels[:, place] == self._labels_of(instances)[:, :, None]).any(dim=0)
         of_close, of_background = owners.sum(torch.stack([close.sum(dim=1), weight.sum(dim=1)]))
         return negative_log_share(of_close / of_background)
+
+    def _background(self, nearest: Tensor) -> tuple[Tensor, Tensor]:
+        """Which of this rank's nearest are among the k of all ranks, and the largest similarity of each clip (B, 1)."""
+        owners, k = self.bank.owners, self.num_neighbours
+        if owners.size == 1:
+            return torch.ones_like(nearest, dtype=torch.bool), nearest.amax(dim=1, keepdim=True)
+        nearest = F.pad(nearest, (0, k - nearest.shape[1]), value=-torch.inf)
+        # The first few of each rank's, which are in order.
+        first = torch.arange(min(k, len(self.bank.rows)), device=nearest.device)
+        return first < self._taken_of(nearest)[:, None], owners.largest(nearest[:, :1])
 
     def _taken_of(self, nearest: Tensor) -> Tensor:
         """How many of this rank's k nearest rows to each clip of all ranks are among the k nearest of all rows.

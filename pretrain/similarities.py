@@ -22,8 +22,8 @@ class Similarities(Protocol):
         """With the rows at ``place`` (B, M), where ``wanted`` (B, M); elsewhere the numbers mean nothing."""
         ...
 
-    def nearest(self, k: int) -> tuple[Tensor, Tensor]:
-        """The k largest (B, k), in falling order, and the places of their rows."""
+    def nearest(self, k: int, in_order: bool) -> tuple[Tensor, Tensor]:
+        """The k largest (B, k), in falling order if that is asked for, and the places of their rows."""
         ...
 
     def log_sum(self, temperature: float) -> Tensor:
@@ -46,8 +46,8 @@ class HeldWhole:
     def at(self, place: Tensor, wanted: Tensor) -> Tensor:
         return self._product.gather(1, place)
 
-    def nearest(self, k: int) -> tuple[Tensor, Tensor]:
-        found = torch.topk(self._product.detach(), k, dim=1)
+    def nearest(self, k: int, in_order: bool) -> tuple[Tensor, Tensor]:
+        found = torch.topk(self._product.detach(), k, dim=1, sorted=in_order)
         return found.values, found.indices
 
     def log_sum(self, temperature: float) -> Tensor:
@@ -66,7 +66,7 @@ class TakenInParts:
         similarity = torch.zeros(place.shape, dtype=self._clips.dtype, device=self._clips.device)
         return similarity.index_put((clip, number), torch.linalg.vecdot(self._clips[clip], rows))
 
-    def nearest(self, k: int) -> tuple[Tensor, Tensor]:
+    def nearest(self, k: int, in_order: bool) -> tuple[Tensor, Tensor]:
         return nearest(self._clips.detach(), self._rows, k)
 
     def log_sum(self, temperature: float) -> Tensor:
