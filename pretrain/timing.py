@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+MOST_TIMED = 500
+"""Steps between two readings that are timed on the device; the others are taken to be like them."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -53,7 +56,7 @@ class Stopwatch:
             if self._steps == 1:
                 self._host = now - self._last
         self._last = now
-        if self._device.type == "cuda" and name in ("data", "step"):
+        if self._device.type == "cuda" and name in ("data", "step") and len(self._events) < 2 * MOST_TIMED:
             self._events.append(torch.cuda.Event(enable_timing=True))
             self._events[-1].record()
 
@@ -61,10 +64,11 @@ class Stopwatch:
         """What was added since the last reading."""
         within = {}
         if self._device.type == "cuda":
-            spans = list(zip(self._events[::2], self._events[1::2], strict=True))
             torch.cuda.synchronize(self._device)
+            pairs = zip(self._events[::2], self._events[1::2], strict=True)
+            spans = [begin.elapsed_time(end) / 1000 for begin, end in pairs]
             within["host"] = self._host * self._steps
-            within["device"] = sum(begin.elapsed_time(end) for begin, end in spans) / 1000
+            within["device"] = sum(spans) / len(spans) * self._steps
             self.lap("step")
             self._steps -= 1
         timing = Timing(self._seconds, within, self._steps)
