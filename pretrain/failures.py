@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from vie.distributed import ALONE, Ranks
+from vie.errors import VieError
 from vie.files import write_text_atomically
 
 STEM = "failed_clips"
 FAILURES_NAME = f"{STEM}.csv"
 HEADER = ("step", "instance", "name", "reason")
+
+MOST_EMPTY = 20
+"""Steps one after another in which a rank may read nothing; a storage that is gone for longer ends the run."""
 
 
 class Failures:
@@ -30,18 +34,26 @@ class Failures:
         """
         self._path = run / (f"{STEM}.rank-{ranks.rank}.csv" if ranks.rank else FAILURES_NAME)
         self._name = name
+        self._empty = 0
         if ranks.rank == 0:
             _join(run, from_step)
         ranks.wait()
 
-    def add(self, step: int, failures: dict[int, str]) -> None:
-        """Records the failures of a step: reasons by instance number."""
+    def add(self, step: int, failures: dict[int, str], nothing_read: bool = False) -> None:
+        """Records the failures of a step: reasons by instance number.
+
+        Raises:
+            VieError: It is the last of many steps in which nothing could be read.
+        """
+        self._empty = self._empty + 1 if nothing_read else 0
         if not failures:
             return
         rows = [(step, instance, self._name(instance), reason) for instance, reason in failures.items()]
         header = [] if self._path.exists() else [HEADER]
         with self._path.open("a", newline="") as file:
             file.write(_lines([*header, *rows]))
+        if self._empty == MOST_EMPTY:
+            raise VieError(f"no clip of the last {MOST_EMPTY} steps can be read, the last because: {rows[-1][-1]}")
 
 
 def read_failures(run: Path) -> list[list[str]]:

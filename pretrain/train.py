@@ -47,9 +47,6 @@ AGREE_EVERY = 1.0
 """Seconds, about, between two times that ranks tell each other whether they were asked to stop, and most steps."""
 MOST_STEPS = 100
 
-MOST_EMPTY = 20
-"""Batches one after another of which a rank may read nothing; a storage that is gone for longer ends the run."""
-
 STOPPED_NAME = "stopped"
 """Is in the folder of a run that a signal has stopped, until it goes on: a scheduler may queue it again."""
 
@@ -87,7 +84,6 @@ class Trainer:
         warn_if_slow(network, config.runtime.precision, self.device)
         self.optimizer = make_optimizer(network, config.optim)
         self.step = 0
-        self._empty = 0
         self.start: str | None = None
         self.checkpoints = Checkpoints(self.run, self.ranks, self.device, config.monitor.checkpoints)
         self._resume()
@@ -164,8 +160,7 @@ class Trainer:
             for batch in batches:
                 watch.lap("data")
                 stage = self.method.stage(self.step)
-                failures.add(self.step, batch.failures)
-                self._require_some(batch)
+                failures.add(self.step, batch.failures, batch.is_empty)
                 losses += self.train_step(batch)
                 self.step += 1
                 progress.update()
@@ -204,12 +199,6 @@ class Trainer:
                 self.checkpoints.poll()
                 watch.lap("other")
         history.close()
-
-    def _require_some(self, batch: TrainBatch) -> None:
-        self._empty = self._empty + 1 if batch.is_empty else 0
-        if self._empty == MOST_EMPTY:
-            reason = next(iter(batch.failures.values()))
-            raise VieError(f"no clip of the last {MOST_EMPTY} steps can be read, the last because: {reason}")
 
     def train_step(self, batch: TrainBatch) -> torch.Tensor:
         """Takes one step, without counting it; returns its loss, and waits for nothing that the device does."""

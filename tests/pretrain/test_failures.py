@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pretrain import train
+from pretrain import failures
 from pretrain.data.clips import TrainClips
 from pretrain.data.readers import Pixels
 from pretrain.failures import FAILURES_NAME, Failures, read_failures
@@ -67,7 +67,7 @@ def test_a_storage_that_stays_away_ends_the_run(tiny_corpus, tmp_path, monkeypat
     """And when it is back, the run goes on as if nothing had been."""
     with monkeypatch.context() as patch:
         lose(patch, range(5, STEPS))
-        patch.setattr(train, "MOST_EMPTY", 3)
+        patch.setattr(failures, "MOST_EMPTY", 3)
         with pytest.raises(VieError, match="no clip of the last 3 steps can be read, the last because: the storage is"):
             trained(tiny_corpus, tmp_path / "run")
     assert_same_state(trained(tiny_corpus, tmp_path / "run"), trained(tiny_corpus, tmp_path / "whole"))

@@ -188,7 +188,7 @@ def test_the_loss_leaves_the_bank_alone_and_the_step_moves_it(embedding, instanc
 
 
 def test_settings_are_vies():
-    assert asdict(BankConfig()) == {"momentum": 0.5, "temperature": 0.07, "layout": "sharded"}
+    assert asdict(BankConfig()) == {"momentum": 0.5, "temperature": 0.07, "layout": "sharded", "dtype": "float32"}
     assert asdict(InstanceRecognitionConfig()) == {"steps": 50_000, "noise": 4096}
     assert LocalAggregationConfig().clusterings == 1
     assert LocalAggregationConfig().iterations == 20
