@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vie.video.augment import Augmentation
+from vie.video.cache import DEFAULT_BYTES
 
 
 @dataclass
@@ -37,7 +38,8 @@ class DataConfig:
     """The prepared corpus and the clips taken from it.
 
     Attributes:
-        path: Folder written by `vie-pretrain prepare`.
+        path: Folder written by `vie-pretrain prepare`, or the URL of a copy of it: s3://, gs://, https:// or
+            whatever else fsspec knows.
         split: One of the corpus's further ways to split (a column `split.NAME` of its listing, or an official split);
             null takes its usual one.
         train_split: Split whose videos are trained on.
@@ -59,6 +61,9 @@ class DataConfig:
             the training device (all videos must have the same picture size).
         device_decode: Share of the clips of every batch, from 0 to 1, whose JPEG frames are decoded on the training
             device, not by the workers: for GPUs, where the workers alone are too slow. Pixels may differ by a rounding.
+        cache_dir: Folder on a local disk for what is fetched of a corpus behind a URL, and for tables made out of an
+            index of millions of videos; all processes of a node share it. null takes $XDG_CACHE_HOME/vie.
+        cache_bytes: That cache_dir may hold; what was used longest ago goes first.
     """
 
     path: str = ""
@@ -77,6 +82,8 @@ class DataConfig:
     workers: int = 4
     cache: Literal["none", "device"] = "none"
     device_decode: float = 0.0
+    cache_dir: str | None = None
+    cache_bytes: int = DEFAULT_BYTES
 
 
 @dataclass

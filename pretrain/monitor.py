@@ -104,7 +104,7 @@ class Monitor:
         provenance = {
             **self.provenance,
             "seed": self.config.seed,
-            "corpus": self.corpus.shards.path.name,
+            "corpus": self.corpus.shards.name,
             "split": self.config.data.split,
             "splits": {"train": len(self.corpus.train_videos), "val": len(self.corpus.val_videos)},
             "instances": len(self.corpus.instances),
@@ -161,7 +161,7 @@ def _public(config: Config) -> dict[str, object]:
     settings = asdict(config)
     for group in ("run", "runtime", "monitor"):
         del settings[group]
-    for name in ("path", "workers", "cache", "device_decode"):
+    for name in ("path", "workers", "cache", "cache_dir", "cache_bytes", "device_decode"):
         del settings["data"][name]
     if config.model.start:
         settings["model"]["start"] = "/".join(Path(config.model.start).parts[-2:])

@@ -21,6 +21,8 @@ FREE = (
     "data.path",
     "data.workers",
     "data.device_decode",
+    "data.cache_dir",
+    "data.cache_bytes",
     "data.short_side",
     "local_aggregation.steps",
     "baseline.steps",

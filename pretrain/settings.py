@@ -34,6 +34,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("monitor.neighbours", "knn.neighbours"), (1, math.inf)),
     **{f"data.{name}": (1, math.inf) for name in ("frames", "stride", "batch_size", "instance_frames")},
     **dict.fromkeys(("data.fps", "data.workers"), (0, math.inf)),
+    "data.cache_bytes": (1, math.inf),
     **{f"local_aggregation.{name}": (1, math.inf) for name in ("clusters", "neighbours", "clusterings", "iterations")},
     **dict.fromkeys(("local_aggregation.refresh_epochs",), (1, math.inf)),
     **{f"{group}.steps": (0, math.inf) for group in ("instance_recognition", "local_aggregation", "baseline")},

@@ -68,7 +68,7 @@ def _joined(runs: list[Path], stages: list[str], stage: str) -> list[Row]:
     if len(corpora) > 1:
         raise VieError(f"the runs were trained on {len(corpora)} corpora: join runs on one corpus")
     config = configs[0]
-    shards = Shards(config.data.path)
+    shards = Shards(config.data.path, config.data.cache_dir, config.data.cache_bytes)
     joined = evaluate.join([load_features(run, part) for run, part in zip(runs, stages, strict=True)])
     train, val = (shards.split(name, config.data.split) for name in (config.data.train_split, config.data.val_split))
     columns = label_columns(config.monitor.labels, shards, train, val)

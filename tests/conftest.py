@@ -14,7 +14,7 @@ import pytest
 import torch
 from torchvision.io import encode_jpeg
 
-from vie.video.shards import INDEX_NAME, LABEL_PREFIX, write_index
+from vie.video.index import INDEX_NAME, LABEL_PREFIX, write_index
 
 SHAPES = ("cross", "disc", "square", "stripes")
 MOTIONS = {"down": (1, 0), "left": (0, -1), "right": (0, 1), "up": (-1, 0)}

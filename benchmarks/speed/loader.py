@@ -65,7 +65,7 @@ def _compare(table: Table, shards: Shards, videos: list[Video], stride: int) -> 
     job, workers = table.job, table.job.workers
     by_name = {video.name: video for video in videos}
     usable = np.flatnonzero(shards.num_frames >= stride * FRAMES)
-    sources = [by_name[shards.names[i]] for i in usable]
+    sources = [by_name[shards.names[i]] for i in usable.tolist()]
     decoders: list[Decoder] = [name for name in ("decord", "torchcodec") if has_decoder(table, name)]
     loaders: dict[str, Callable[[], Batches]] = {"ours": partial(by_shards, shards, usable, stride, workers)}
     if has_pytorchvideo(table):

@@ -9,6 +9,7 @@ from pretrain.config import KnnConfig
 from pretrain.settings import parse_settings
 from vie import VieError
 from vie.video.augment import Augmentation
+from vie.video.cache import DEFAULT_BYTES
 
 TASKS = Path(__file__).parent / "tasks"
 
@@ -18,7 +19,7 @@ class TaskData:
     """The prepared corpus of a task: videos, or pictures, which are videos of one frame.
 
     Attributes:
-        path: Folder written by `vie-pretrain prepare`.
+        path: Folder written by `vie-pretrain prepare`, or the URL of a copy of it.
         labels: Label columns, all read out of one pass; null takes every one that both splits have.
         split: Which of the corpus's official splits ("1", "2" or "3" of UCF101 and HMDB51); null takes its own.
         train_split: Split that read-outs and networks learn from.
@@ -28,6 +29,9 @@ class TaskData:
         batch_size: Clips in a step.
         workers: Processes that read ahead; 0 reads in the process itself.
         cache: "none" decodes from the shards; "device" keeps all frames on the device.
+        cache_dir: Folder on a local disk for what is fetched of a corpus behind a URL, and for tables made out of an
+            index of millions of videos; all processes of a node share it. null takes $XDG_CACHE_HOME/vie.
+        cache_bytes: That cache_dir may hold; what was used longest ago goes first.
     """
 
     path: str = ""
@@ -40,6 +44,8 @@ class TaskData:
     batch_size: int = 128
     workers: int = 4
     cache: Literal["none", "device"] = "none"
+    cache_dir: str | None = None
+    cache_bytes: int = DEFAULT_BYTES
 
 
 @dataclass

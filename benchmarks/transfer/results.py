@@ -124,7 +124,7 @@ def _protocol(bench: Bench, mode: str) -> dict[str, Any]:
     schedule = getattr(config, "linear" if mode == "random" else mode) if trained else None
     return {
         "metric": "per cent of the labelled test videos, at the last step (best_top1: at the best)",
-        "corpus": task.shards.path.name,
+        "corpus": task.shards.name,
         "split": config.data.split,
         "train": [config.data.train_split, len(task.train)],
         "test": [config.data.test_split, len(task.test)],

@@ -43,13 +43,13 @@ class Task:
 
 def open_task(data: TaskData) -> Task:
     """Opens a task; raises ``VieError`` if the corpus, a split or a label column is missing."""
-    shards = Shards(data.path)
+    shards = Shards(data.path, data.cache_dir, data.cache_bytes)
     train, test = (
         shards.split(name, *([data.split] if data.split else [])) for name in (data.train_split, data.test_split)
     )
     for name, rows in ((data.train_split, train), (data.test_split, test)):
         if len(rows) == 0:
-            known = ", ".join(sorted(set(shards.splits.tolist())))
+            known = ", ".join(shards.split_names)
             raise VieError(
                 f"{shards.path} has no videos in split {name!r}: set data.train_split and data.test_split to two of "
                 f"{known}"

@@ -54,8 +54,10 @@ class Corpus:
         return digest.hexdigest()
 
     def _names_digest(self) -> "hashlib.blake2b":
-        names = "\n".join(self.shards.names[video] for video in self.train_videos)
-        return hashlib.blake2b(names.encode(), digest_size=16)
+        digest = hashlib.blake2b(digest_size=16)
+        for piece in self.shards.names.joined(self.train_videos, "\n"):
+            digest.update(piece)
+        return digest
 
 
 def open_corpus(config: Config, sampling: Sampling) -> Corpus:
@@ -69,10 +71,10 @@ def open_corpus(config: Config, sampling: Sampling) -> Corpus:
         VieError: A split or a label column is missing.
     """
     data = config.data
-    shards = Shards(data.path)
+    shards = Shards(data.path, data.cache_dir, data.cache_bytes)
     train, val = (shards.split(name, data.split) for name in (data.train_split, data.val_split))
     if len(train) == 0:
-        known = ", ".join(sorted(set(shards.splits.tolist())))
+        known = ", ".join(shards.split_names)
         raise VieError(
             f"{shards.path} has no videos in split {data.train_split!r}: set data.train_split to one of {known}"
         )
@@ -89,6 +91,8 @@ def open_corpus(config: Config, sampling: Sampling) -> Corpus:
 def draw_fraction(videos: npt.NDArray[np.int64], fraction: float, seed: int) -> npt.NDArray[np.int64]:
     """A share of the videos, drawn without replacement, in the corpus's order; at least one."""
     count = max(1, round(fraction * len(videos)))
+    if count >= len(videos):
+        return videos
     return np.sort(np.random.default_rng(seed).permutation(videos)[:count])
 
 

@@ -10,7 +10,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from pretrain.data.clips import Shown, TrainBatch, TrainClips
 from pretrain.data.readers import Pixels, reach, repeat_border
-from vie.errors import VieError
+from vie.errors import UnreachableError, VieError
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,8 @@ class LateClips:
             distinct, inverse = np.unique(shown.frames[clip], return_inverse=True)
             try:
                 files += self.clips.shards.jpegs(int(shown.videos[clip]), distinct)
+            except UnreachableError:
+                raise
             except VieError as error:
                 failures[clip] = str(error)
                 continue

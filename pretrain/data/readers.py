@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pretrain.data.prefetch import stream
-from vie.errors import VieError
+from vie.errors import UnreachableError, VieError
 from vie.video import Shards
 from vie.video.pixels import Boxes
 
@@ -61,6 +61,8 @@ class ShardReader:
             top, left, bottom, right = reach(box)
             try:
                 pictures = self.shards.decode(video, wanted)
+            except UnreachableError:  # not damage: the clip of a later try would be another than that of this one
+                raise
             except VieError as error:
                 failures[number] = str(error)
                 continue
@@ -77,17 +79,17 @@ class DeviceReader:
     """Decodes the given videos once and keeps their frames on a device, for corpora that fit there."""
 
     def __init__(self, shards: Shards, videos: npt.NDArray[np.int64], device: torch.device, workers: int = 0) -> None:
-        sizes = {(int(shards.height[video]), int(shards.width[video])) for video in videos}
-        if len(sizes) != 1:
+        sizes = np.unique(np.stack([shards.height[videos], shards.width[videos]]), axis=1)
+        if sizes.shape[1] != 1:
             raise VieError(
-                f"{shards.path} holds pictures of {len(sizes)} sizes, which cannot be kept together on the device: "
+                f"{shards.path} holds pictures of {sizes.shape[1]} sizes, which cannot be kept together on the device: "
                 "set data.cache=none"
             )
         self.device = device
         self.failures: dict[int, str] = {}
         counts = shards.num_frames[videos]
         self._first = dict(zip(videos.tolist(), (np.cumsum(counts) - counts).tolist(), strict=True))
-        height, width = sizes.pop()
+        height, width = sizes[:, 0].tolist()
         try:
             self._store = torch.empty((int(counts.sum()), height, width, 3), dtype=torch.uint8, device=device)
         except RuntimeError as error:
@@ -125,6 +127,8 @@ class _WholeVideos:
         video = int(self.videos[number])
         try:
             return self.shards.read(video, np.arange(self.shards.num_frames[video]))
+        except UnreachableError:
+            raise
         except VieError as error:
             return str(error)
 

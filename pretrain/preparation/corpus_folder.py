@@ -15,7 +15,7 @@ from pretrain.preparation.listed import Video
 from pretrain.preparation.shard_writer import SourceKey, Stored
 from vie.errors import VieError
 from vie.files import write_text_atomically
-from vie.video.shards import INDEX_NAME, LABEL_PREFIX, SPLIT_PREFIX, write_index
+from vie.video.index import INDEX_NAME, LABEL_PREFIX, SPLIT_PREFIX, write_index
 
 FORMAT = "mjpeg-1"
 DATASET_NAME = "dataset.json"

@@ -12,8 +12,8 @@ from pretrain.preparation.folders import EXTENSIONS, by_key, misplaced, places, 
 from pretrain.preparation.listed import LABEL, Video, held_out, read_text, split_word
 from pretrain.preparation.official_splits import is_official, list_official
 from vie.errors import VieError
+from vie.video.index import SPLIT_PREFIX
 from vie.video.picture import is_picture
-from vie.video.shards import SPLIT_PREFIX
 
 KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
 

@@ -21,7 +21,7 @@ from pretrain.preparation.frames import Transcoded
 from pretrain.preparation.listed import Video
 from vie.errors import VieError
 from vie.files import write_atomically
-from vie.video.shards import INDEX_FIELDS
+from vie.video.index import INDEX_FIELDS
 
 PARTIAL = ".partial"
 SHARD_VIDEOS = 256  # few files for a million videos, and little to do again where a run was stopped

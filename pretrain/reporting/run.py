@@ -18,6 +18,7 @@ from pretrain.settings import parse_config
 from pretrain.summary import Row, last_stage, load_features, read_metrics
 from vie import Sampling, VieError, create_model
 from vie.video import Shards
+from vie.video.remote import is_url
 
 Found = TypeVar("Found")
 
@@ -93,12 +94,12 @@ def read_run(path: Path, colour: str, notes: list[str]) -> Run:
 
 
 def _open_shards(config: Config) -> Shards:
-    path = Path(config.data.path)
-    if not path.is_absolute() and not path.is_dir():
+    data = config.data
+    if not is_url(data.path) and not Path(data.path).is_absolute() and not Path(data.path).is_dir():
         raise VieError(
-            f"{path} is not in the current folder: write the report from the folder that the run was started in"
+            f"{data.path} is not in the current folder: write the report from the folder that the run was started in"
         )
-    return Shards(path)
+    return Shards(data.path, data.cache_dir, data.cache_bytes)
 
 
 def _describe_model(config: Config) -> tuple[Sampling, int]:

@@ -27,7 +27,7 @@ from pretrain.settings import dump_config
 from pretrain.summary import last_stage, load_features, summarise
 from vie import Sampling, VieError
 from vie.video import Shards
-from vie.video.shards import write_index
+from vie.video.index import write_index
 
 VIDEOS, FRAMES, TRAIN = 36, 8, 24
 MINUS = "\N{MINUS SIGN}"

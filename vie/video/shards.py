@@ -3,7 +3,7 @@
 Each video is one WebDataset sample of two members: ``<key>.mjpeg``, its frames as JPEG files one after another (which
 is also an ordinary Motion-JPEG stream), and ``<key>.json``, its name, rate, size and labels. The index holds one row
 for each video with the byte offset of its stream and the byte length of every frame, so any frame of any video is one
-read.
+read. Both lie in a folder or behind a URL.
 """
 
 import functools
@@ -14,36 +14,21 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from vie.errors import VieError
-from vie.files import write_atomically
-
-INDEX_NAME = "index.parquet"
-LABEL_PREFIX = "label."
-SPLIT_PREFIX = "split."
-INDEX_FIELDS = [
-    pa.field("name", pa.string()),  # the video's own path, relative to the corpus it came from
-    pa.field("split", pa.string()),
-    pa.field("shard", pa.string()),  # file name of the tar, beside the index
-    pa.field("offset", pa.int64()),  # first byte of the Motion-JPEG stream in the tar
-    pa.field("frame_bytes", pa.list_(pa.int32())),
-    pa.field("fps", pa.float32()),
-    pa.field("height", pa.int32()),
-    pa.field("width", pa.int32()),
-]
+from vie.video.cache import DEFAULT_BYTES, Cache, default_folder
+from vie.video.index import INDEX_NAME, Index, Words, read_index
+from vie.video.remote import RemoteFile, RemotePath, SeekableFile, is_url
 
 
 @dataclass(frozen=True)
 class Location:
     """Where the frames of one video lie: a file, the first byte of each frame and its length."""
 
-    path: Path
+    path: Path | RemotePath
     offsets: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
 
@@ -51,64 +36,82 @@ class Location:
 class Shards:
     """Random access to the videos of a prepared corpus.
 
+    Pickled, it is its path alone: whoever receives it opens the corpus again. Forked processes share its arrays.
+
     Attributes:
-        path: Folder of the corpus.
-        names, splits: One string for each video.
+        path: Folder of the corpus, or its URL.
+        names: One string for each video.
         num_frames, fps, height, width: One number for each video; height and width of the stored frames, in pixels.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Opens the index in ``path``; raises ``VieError`` if there is none, or it is damaged."""
-        self.path = Path(path)
-        index = self.path / INDEX_NAME
-        if not index.is_file():
-            raise VieError(
-                f"{self.path} holds no prepared corpus ({INDEX_NAME} is missing): run `vie-pretrain prepare` first"
-            )
-        table = _read_index(index)
-        self.names: list[str] = table["name"].to_pylist()
-        self.splits = np.asarray(table["split"].to_pylist(), dtype=np.str_)
-        self.fps = table["fps"].to_numpy()
-        self.height = table["height"].to_numpy()
-        self.width = table["width"].to_numpy()
-        self._shards = table["shard"].to_pylist()
-        self._offsets = table["offset"].to_numpy()
-        frame_bytes = table["frame_bytes"].combine_chunks()
-        self._frame_bytes = frame_bytes.flatten().to_numpy()  # int32: 72 million of them in Kinetics-400
-        self.num_frames = np.asarray(frame_bytes.value_lengths().to_numpy(), dtype=np.int64)
-        self._first_frame = np.concatenate([[0], np.cumsum(self.num_frames)])
-        self._labels: dict[str, list[str | None]] = {
-            column.removeprefix(LABEL_PREFIX): table[column].to_pylist()
-            for column in table.column_names
-            if column.startswith(LABEL_PREFIX)
-        }
-        self._more_splits: dict[str, npt.NDArray[np.str_]] = {
-            column.removeprefix(SPLIT_PREFIX): np.asarray([word or "" for word in table[column].to_pylist()], np.str_)
-            for column in table.column_names
-            if column.startswith(SPLIT_PREFIX)
-        }
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int = DEFAULT_BYTES,
+    ) -> None:
+        """Opens the index of a corpus.
+
+        Args:
+            path: Folder, or URL of any file system that fsspec knows.
+            cache_dir: Folder for what is fetched from a URL, and for tables made out of large indexes;
+                ``$XDG_CACHE_HOME/vie`` where left out.
+            cache_bytes: That it may hold at most.
+
+        Raises:
+            VieError: There is no index, it is damaged or must not be trusted, or the cache cannot be used.
+        """
+        path = os.fspath(path)
+        self._cache = Cache(default_folder() if cache_dir is None else Path(cache_dir), cache_bytes)
+        self.path = RemotePath(path, self._cache) if is_url(path) else Path(path)
+        self._index = _open_index(self.path, self._cache)
+        self.names = self._index.table.names
+        self.num_frames = self._index.table.num_frames
+        self.fps = self._index.fps
+        self.height = self._index.height
+        self.width = self._index.width
 
     def __len__(self) -> int:
         return len(self.names)
 
+    def __reduce__(self) -> tuple[type["Shards"], tuple[str, Path, int]]:
+        url = self.path.url if isinstance(self.path, RemotePath) else str(self.path)
+        return Shards, (url, self._cache.folder, self._cache.limit)
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return Path(str(self.path)).name
+
     @property
     def label_columns(self) -> list[str]:
         """Names of the label columns, in the order of the corpus."""
-        return list(self._labels)
+        return list(self._index.labels)
 
     def classes(self, column: str) -> list[str]:
         """Sorted class names of a label column."""
-        return sorted({label for label in self._column(column) if label is not None})
+        classes: list[str] = self._column(column).words.to_pylist()
+        return classes
 
     def labels(self, column: str) -> npt.NDArray[np.int64]:
         """Class number of every video, as positions in ``classes(column)``; -1 where the label is missing."""
-        number: dict[str | None, int] = {name: i for i, name in enumerate(self.classes(column))}
-        return np.asarray([number.get(label, -1) for label in self._column(column)], dtype=np.int64)
+        return self._column(column).codes.astype(np.int64)
+
+    @property
+    def split_names(self) -> list[str]:
+        """The splits that there are, sorted."""
+        names: list[str] = self._index.split.words.to_pylist()
+        return names
+
+    @property
+    def splits(self) -> npt.NDArray[np.str_]:
+        """The split of every video, spelt out; ``split`` finds the videos of one without."""
+        return np.asarray(self.split_names, dtype=np.str_)[self._index.split.codes]
 
     @property
     def split_columns(self) -> list[str]:
         """Names of the further ways to split this corpus, where it has several; ``splits`` is the usual one."""
-        return list(self._more_splits)
+        return list(self._index.splits)
 
     def split(self, name: str, of: str | None = None) -> npt.NDArray[np.int64]:
         """Row numbers of the videos of one split, in the order of the corpus.
@@ -120,18 +123,17 @@ class Shards:
         Raises:
             VieError: The corpus is not split in that way.
         """
-        if of is not None and of not in self._more_splits:
-            known = ", ".join(self._more_splits) or "none"
+        if of is not None and of not in self._index.splits:
+            known = ", ".join(self._index.splits) or "none"
             raise VieError(f"{self.path} has no split column {of!r}: its split columns are {known}")
-        return np.flatnonzero((self.splits if of is None else self._more_splits[of]) == name)
+        return (self._index.split if of is None else self._index.splits[of]).rows(name)
 
     def locate(self, video: int, frames: Sequence[int] | npt.NDArray[np.int64]) -> Location:
         """Where the given frames of a video lie."""
-        first = self._first_frame[video]
-        lengths = self._frame_bytes[first : first + self.num_frames[video]].astype(np.int64)
-        starts = self._offsets[video] + np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        lengths = self._index.table.frame_bytes(video).astype(np.int64)
+        starts = self._index.offset[video] + np.concatenate([[0], np.cumsum(lengths)[:-1]])
         frames = np.asarray(frames)
-        return Location(self.path / self._shards[video], starts[frames], lengths[frames])
+        return Location(self.path / str(self._index.shard[video]), starts[frames], lengths[frames])
 
     def read(self, video: int, frames: Sequence[int] | npt.NDArray[np.int64]) -> Tensor:
         """Decodes frames of a video as one tensor, uint8 (T, H, W, 3); see ``decode``."""
@@ -149,6 +151,7 @@ class Shards:
 
         Raises:
             VieError: The shard is missing or damaged at these frames.
+            UnreachableError: It could not be fetched; nothing is known of it.
         """
         distinct, inverse = np.unique(np.asarray(frames), return_inverse=True)
         location = self.locate(video, distinct)
@@ -178,6 +181,7 @@ class Shards:
 
         Raises:
             VieError: The shard is missing, or ends early.
+            UnreachableError: It could not be fetched.
         """
         location = self.locate(video, frames)
         try:
@@ -187,73 +191,26 @@ class Shards:
                 f"{self.names[video]}: its frames in {location.path} cannot be read ({error}): prepare the corpus again"
             ) from error
 
-    def _column(self, column: str) -> list[str | None]:
-        if column not in self._labels:
-            known = ", ".join(self._labels) or "none"
+    def _column(self, column: str) -> Words:
+        if column not in self._index.labels:
+            known = ", ".join(self._index.labels) or "none"
             raise VieError(f"{self.path} has no label column {column!r}: its label columns are {known}")
-        return self._labels[column]
+        return self._index.labels[column]
 
 
-def write_index(
-    path: Path, rows: list[dict[str, object]], label_columns: Sequence[str], split_columns: Sequence[str] = ()
-) -> None:
-    """Writes index rows as Parquet, atomically.
-
-    Args:
-        path: The file to write.
-        rows: One mapping for each video with the keys of ``INDEX_FIELDS``, ``label.<column>`` and ``split.<column>``.
-        label_columns: Names of the label columns; a row without one has no such label.
-        split_columns: Names of the further ways to split the corpus; a row without one is in none of its splits.
-
-    Raises:
-        OSError: The file cannot be written; nothing is left behind.
-    """
-    further = [LABEL_PREFIX + column for column in label_columns] + [SPLIT_PREFIX + column for column in split_columns]
-    schema = pa.schema([*INDEX_FIELDS, *(pa.field(column, pa.string()) for column in further)])
-    table = pa.Table.from_pylist(rows, schema=schema)
-    write_atomically(path, lambda partial: pq.write_table(table, partial))
-
-
-def _read_index(path: Path) -> pa.Table:
-    """Reads an index and checks what reading frames relies on; the corpus may come from anybody."""
+def _open_index(path: Path | RemotePath, cache: Cache) -> Index:
+    index = path / INDEX_NAME
     try:
-        with pq.ParquetFile(path) as file:
-            table = file.read()
-        table.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        cause = (str(error).splitlines() or [type(error).__name__])[0]
-        raise VieError(f"{path}: damaged ({cause}): prepare the corpus again") from error
-    further = [column for column in table.column_names if column.startswith((LABEL_PREFIX, SPLIT_PREFIX))]
-    for field in (*INDEX_FIELDS, *(pa.field(column, pa.string()) for column in further)):
-        if table.column_names.count(field.name) != 1 or table.schema.field(field.name).type != field.type:
-            raise VieError(
-                f"{path}: has no column `{field.name}` of type {field.type}, or several: prepare the corpus again"
-            )
-    for field in INDEX_FIELDS:
-        if table[field.name].null_count or (field.name == "frame_bytes" and _values(table, field.name).null_count):
-            raise VieError(f"{path}: column `{field.name}` has gaps: prepare the corpus again")
-    for shard in table["shard"].unique().to_pylist():
-        if shard in ("", ".", "..") or os.path.basename(shard) != shard:
-            raise VieError(f"{path}: shard {shard!r} is not a file in the corpus: do not trust this corpus")
-    for column in ("offset", "frame_bytes"):
-        lowest = pc.min(_values(table, column)).as_py()
-        if lowest is not None and lowest < 0:
-            raise VieError(f"{path}: column `{column}` has the negative value {lowest}: prepare the corpus again")
-    for column in ("height", "width"):
-        lowest = pc.min(table[column]).as_py()
-        if lowest is not None and lowest < 1:
-            raise VieError(f"{path}: column `{column}` has the value {lowest}: prepare the corpus again")
-    fps = table["fps"].to_numpy()
-    empty = pc.list_value_length(table["frame_bytes"]).to_numpy() == 0
-    for wrong, fault in ((~(np.isfinite(fps) & (fps > 0)), "no frame rate above 0"), (empty, "no frames")):
-        if wrong.any():
-            name = table["name"][int(wrong.argmax())].as_py()
-            raise VieError(f"{path}: video {name!a} has {fault}: prepare the corpus again")
-    return table
-
-
-def _values(table: pa.Table, column: str) -> pa.ChunkedArray:
-    return pc.list_flatten(table[column]) if column == "frame_bytes" else table[column]
+        if isinstance(index, RemotePath):
+            file = RemoteFile(index)
+            return read_index(index, SeekableFile(file), file.version, cache)
+        if index.is_file():
+            state = index.stat()
+            version = repr((str(index.resolve()), state.st_size, state.st_mtime_ns, state.st_ino))
+            return read_index(index, str(index), version, cache)
+    except FileNotFoundError:
+        pass
+    raise VieError(f"{path} holds no prepared corpus ({INDEX_NAME} is missing): run `vie-pretrain prepare` first")
 
 
 class _File:
@@ -269,20 +226,25 @@ class _File:
         if self.descriptor >= 0:
             os.close(self.descriptor)
 
-    def read(self, begin: int, length: int) -> Tensor:
-        """Bytes as a uint8 vector; raises ``OSError`` where the file ends early."""
+    def read(self, begin: int, length: int) -> bytes:
+        """Bytes of the file; raises ``OSError`` where it ends early."""
         missing = begin + length - self.size
         if missing > 0:  # before that much memory is asked for
             raise OSError(f"the file ends {missing} bytes early")
         block = os.pread(self.descriptor, length, begin)
         if len(block) < length:
             raise OSError(f"the file ends {length - len(block)} bytes early")
-        return torch.frombuffer(bytearray(block), dtype=torch.uint8)
+        return block
 
 
 @functools.lru_cache(maxsize=256)
-def _open(path: Path) -> _File:
-    return _File(path)
+def _open(path: Path | RemotePath) -> _File | RemoteFile:
+    return RemoteFile(path) if isinstance(path, RemotePath) else _File(path)
+
+
+def _read_bytes(file: _File | RemoteFile, begin: int, length: int) -> Tensor:
+    """Bytes as a uint8 vector."""
+    return torch.frombuffer(bytearray(file.read(begin, length)), dtype=torch.uint8)
 
 
 def _read_ranges(location: Location) -> list[Tensor]:
@@ -291,6 +253,6 @@ def _read_ranges(location: Location) -> list[Tensor]:
     starts, lengths = location.offsets, location.lengths
     begin, end = int(starts[0]), int(starts[-1] + lengths[-1])
     if end - begin <= 2 * int(lengths.sum()):
-        block = file.read(begin, end - begin)
+        block = _read_bytes(file, begin, end - begin)
         return [block[s : s + n] for s, n in zip((starts - begin).tolist(), lengths.tolist(), strict=True)]
-    return [file.read(s, n) for s, n in zip(starts.tolist(), lengths.tolist(), strict=True)]
+    return [_read_bytes(file, s, n) for s, n in zip(starts.tolist(), lengths.tolist(), strict=True)]
