@@ -1,5 +1,6 @@
 """The bounded cache, by one process and by several at once."""
 
+import contextlib
 import multiprocessing
 import os
 import threading
@@ -18,13 +19,13 @@ def content_of(key: int, size: int = 1000) -> bytes:
 
 
 def held(folder: Path) -> int:
-    total = 0
+    """Bytes of all files of a cache; one that is renamed meanwhile is counted once."""
+    sizes = {}
     for entry in os.scandir(folder):
-        try:
-            total += entry.stat().st_size if entry.name.endswith(".vie") else 0
-        except FileNotFoundError:
-            continue
-    return total
+        with contextlib.suppress(FileNotFoundError):
+            if entry.name.endswith(".vie"):
+                sizes[entry.stat().st_ino] = entry.stat().st_size
+    return sum(sizes.values())
 
 
 def test_the_longest_unused_goes_first(tmp_path):
@@ -114,7 +115,8 @@ def test_several_processes_keep_the_bound_and_never_see_half_a_file(tmp_path):
 
     def watch() -> None:
         while not over.is_set():
-            most.append(held(tmp_path / "cache"))
+            with Cache(tmp_path / "cache")._count():  # files may be finished or go meanwhile, but none is begun
+                most.append(held(tmp_path / "cache"))
 
     results = multiprocessing.Queue()
     processes = [
@@ -130,10 +132,8 @@ def test_several_processes_keep_the_bound_and_never_see_half_a_file(tmp_path):
     over.set()
     watcher.join()
     assert wrong == [0] * 4
-    # A look takes a while, and may count a file that has gone meanwhile as well as what came in its place.
-    assert held(tmp_path / "cache") <= limit
-    assert np.mean(np.array(most) <= limit) > 0.95
-    assert max(most) <= limit + 4 * 1100
+    assert len(most) > 10
+    assert limit / 2 < max(most) <= limit
     assert not list((tmp_path / "cache").glob("*.partial.vie"))
 
 

@@ -61,7 +61,8 @@ class Cache:
                 try:
                     with partial.open("rb+") as file:
                         file.write(content)
-                    os.replace(partial, self._path(key))
+                    with self._count():  # who counts the files meanwhile could miss it under both names
+                        os.replace(partial, self._path(key))
                 finally:
                     partial.unlink(missing_ok=True)
 
