@@ -15,7 +15,7 @@ from benchmarks.speed.record import Job
 from benchmarks.speed.synthetic import FPS, draw_frames
 from pretrain.corpora.prepared import write_prepared
 from pretrain.corpora.writing import Rendered
-from vie.video.shards import INDEX_NAME
+from vie.video.index import INDEX_NAME
 
 ROWS = 240_000
 

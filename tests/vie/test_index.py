@@ -13,7 +13,6 @@ import vie.video.index as module
 import vie.video.table as table_module
 from pretrain.config import Config
 from pretrain.data.corpus import open_corpus
-from pretrain.data.order import _permutation
 from vie.errors import VieError
 from vie.video import Sampling, Shards
 from vie.video.index import INDEX_FIELDS
@@ -122,12 +121,6 @@ def test_fingerprints_are_those_of_the_joined_names(small_batches, tmp_path):
         assert corpus.train_videos.tolist() == sorted(drawn.tolist())
     names = b"".join(corpus.shards.names.joined(np.array([250, 3, 3, 100]), ", "))
     assert names.decode() == ", ".join(rows[video]["name"] for video in (250, 3, 3, 100))
-
-
-@pytest.mark.parametrize("count", [1, 2, 48, 70_001])
-def test_the_order_of_an_epoch_is_numpys_permutation(count):
-    bits = np.random.Philox(key=[5, 2], counter=[0, 0, 1, 0])
-    assert np.array_equal(_permutation(5, 2, count), np.random.Generator(bits).permutation(count))
 
 
 def test_an_empty_index_opens(tmp_path):
