@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 
 from pretrain.config import DataConfig
-from pretrain.data.clips import TrainBatch, TrainClips, workers_for
+from pretrain.data.clips import TrainBatch, TrainClips
 from pretrain.data.late import LateClips
 from pretrain.data.prefetch import stream
 from pretrain.data.readers import DeviceReader
@@ -28,9 +28,12 @@ def feed(
     clips: TrainClips, steps: range, config: DataConfig, device: torch.device
 ) -> Generator[TrainBatch, None, None]:
     """Yields the batches of steps, in order, with their frames on the device; to be closed by whoever leaves early."""
-    workers, pin_memory = workers_for(clips.reader, config.workers), device.type == "cuda"
+    if isinstance(clips.reader, DeviceReader):  # what lies there already gains nothing by a thread
+        yield from stream(clips, steps, workers=0)
+        return
+    workers, pin_memory = config.workers, device.type == "cuda"
     made: Iterator[TrainBatch]
-    if config.device_decode and not isinstance(clips.reader, DeviceReader):
+    if config.device_decode:
         late = LateClips(clips, config.device_decode)
         made = (late.finish(batch, device) for batch in stream(late, steps, workers, pin_memory))
     else:

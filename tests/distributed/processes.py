@@ -1,5 +1,6 @@
 """Runs a function on several ranks, in processes of their own that talk over gloo."""
 
+import faulthandler
 import os
 import socket
 from collections.abc import Callable
@@ -9,6 +10,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+
+
+PATIENCE = 240
+"""Seconds that ranks may take."""
 
 
 def on_ranks(size: int, function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
@@ -21,6 +26,8 @@ def on_ranks(size: int, function: Callable[..., Any], folder: Path, *arguments: 
 
 
 def _run(rank: int, size: int, port: int, function: Callable[..., Any], folder: Path, arguments: Any) -> None:
+    # A rank that waits in vain ends with its stack, and the others with it.
+    faulthandler.dump_traceback_later(PATIENCE, exit=True)
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(size))
     dist.init_process_group("gloo")
