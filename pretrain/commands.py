@@ -47,9 +47,17 @@ def _add_prepare(commands: "argparse._SubParsersAction[CommandParser]") -> None:
     )
     settings.add_argument("--short-side", type=int, help="shorter side of the stored frames, in pixels (128)")
     settings.add_argument("--quality", type=int, help="of the JPEG frames, 1 to 100 (90)")
-    settings.add_argument("--workers", type=int, help="processes (one for each CPU)")
+    settings.add_argument(
+        "--workers", type=int, help="processes (one for each CPU; with --cluster, for each thread of its workers: 1)"
+    )
     settings.add_argument("--timeout", type=float, help="seconds that one video may take (120)")
     settings.add_argument("--decoder", choices=["decord", "torchcodec"], help="(decord)")
+    settings.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="let the workers of a Dask cluster do it: tcp://host:8786, or a scheduler file (.json). All machines must "
+        "see the videos and OUT under the same paths (this machine alone)",
+    )
     parser.set_defaults(carry_out=_prepare)
 
 
@@ -59,7 +67,9 @@ def _prepare(parsed: argparse.Namespace) -> None:
 
     labels = parsed.labels.split(",") if parsed.labels else None
     videos = list_videos(parsed.source, root=parsed.root, labels=labels, val_fraction=parsed.val_fraction)
-    given = {name: getattr(parsed, name) for name in ("short_side", "quality", "workers", "timeout", "decoder")}
+    given = {
+        name: getattr(parsed, name) for name in ("short_side", "quality", "workers", "timeout", "decoder", "cluster")
+    }
     config = PrepareConfig(**{name: value for name, value in given.items() if value is not None})
     report = prepare(videos, parsed.out, config)
     print(

@@ -20,6 +20,7 @@ from vie.video.index import INDEX_NAME, LABEL_PREFIX, SPLIT_PREFIX, write_index
 FORMAT = "mjpeg-1"
 DATASET_NAME = "dataset.json"
 LOCK_NAME = ".lock"
+PACKAGES = ("vie", "torch", "torchvision", "decord2", "torchcodec")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -104,11 +105,14 @@ def write_corpus(
         "frames": sum(len(place.frame_bytes) for _, place in present),
         "bytes": sum(int(place.frame_bytes.sum(dtype=np.int64)) for _, place in present),
         "shards": len({place.shard for _, place in present}),
-        "versions": {
-            package: _version(package) for package in ("vie", "torch", "torchvision", "decord2", "torchcodec")
-        },
+        "versions": package_versions(),
     }
     write_text_atomically(folder / DATASET_NAME, json.dumps(description, indent=2) + "\n")
+
+
+def package_versions() -> dict[str, str | None]:
+    """Versions of the packages that a corpus is made with; none for one that is absent."""
+    return {package: _version(package) for package in PACKAGES}
 
 
 def _version(package: str) -> str | None:

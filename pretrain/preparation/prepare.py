@@ -6,14 +6,15 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from pretrain.preparation.cluster import store_on_cluster
 from pretrain.preparation.corpus_folder import (
     DATASET_NAME,
     FORMAT,
@@ -24,7 +25,8 @@ from pretrain.preparation.corpus_folder import (
 )
 from pretrain.preparation.listed import Video
 from pretrain.preparation.shard_writer import SHARD_VIDEOS, ShardWriter, SourceKey, Stored, read_finished, source_key
-from pretrain.preparation.worker_pool import Job, transcode_all
+from pretrain.preparation.store import Outcomes, Work, store
+from pretrain.preparation.worker_pool import Job
 from vie.errors import VieError
 from vie.files import write_text_atomically
 from vie.video.source import Decoder, require_decoder
@@ -42,9 +44,12 @@ class PrepareConfig:
         short_side: Pixels of the shorter side of the stored frames; smaller videos are not enlarged.
         quality: JPEG quality, 1 to 100.
         shard_videos: Videos in each shard.
-        workers: Processes; as many as there are processors where left out.
+        workers: Processes; as many as there are processors where left out. On a cluster, processes of each thread of
+            its workers; one where left out.
         timeout: Seconds that one video may take before it is given up.
         decoder: See ``vie.video.source.open_video``.
+        cluster: Address of a Dask scheduler (``tcp://host:8786``), or its scheduler file (``.json``): its workers do
+            the work. They must see videos and corpus under the same paths. This machine does it where left out.
     """
 
     short_side: int = 128
@@ -53,6 +58,7 @@ class PrepareConfig:
     workers: int | None = None
     timeout: float = 120.0
     decoder: Decoder = "decord"
+    cluster: str | None = None
 
     def __post_init__(self) -> None:
         if self.short_side < 1 or self.shard_videos < 1 or self.timeout <= 0 or not 1 <= self.quality <= 100:
@@ -108,7 +114,7 @@ def prepare(
 
     Raises:
         VieError: There is no video to prepare, none can be decoded, the folder holds other files or a corpus with other
-            settings, another run is at work in it, or the disk is full.
+            settings, another run is at work in it, the disk is full, or the cluster cannot do the work.
     """
     began = time.monotonic()
     config = config or PrepareConfig()
@@ -144,7 +150,7 @@ def prepare(
 
 
 def _store(
-    work: list[tuple[Video, SourceKey]],
+    work: Work,
     folder: Path,
     config: PrepareConfig,
     settings: dict[str, object],
@@ -153,8 +159,6 @@ def _store(
     progress: bool,
 ) -> int:
     """Transcodes and stores videos; adds to ``stored`` and ``failures``, and returns how many were stored."""
-    workers = config.workers or _processors()
-    job = Job(config.short_side, config.quality, config.decoder, config.timeout, workers)
 
     def keep_failures() -> None:
         _write_failures(folder / FAILED_NAME, failures.values())
@@ -163,19 +167,35 @@ def _store(
     with (
         logging_redirect_tqdm(),
         tqdm(total=len(work), desc="prepare", unit="video", disable=not progress or not work) as bar,
-        closing(transcode_all([video for video, _ in work], job)) as results,
-        ShardWriter(folder, config.shard_videos, settings, on_finish=keep_failures) as writer,
+        closing(_outcomes(work, folder, config, settings, stored, keep_failures)) as outcomes,
     ):
-        for (video, key), result in zip(work, results, strict=True):
-            if isinstance(result, str):
-                logger.warning("%s is left out: %s", video.name, result)
-                failures[key] = _Failure(key, result, config.decoder, config.timeout)
+        for video, key, reason in outcomes:
+            if reason:
+                logger.warning("%s is left out: %s", video.name, reason)
+                failures[key] = _Failure(key, reason, config.decoder, config.timeout)
             else:
-                writer.add(video, key, result)
                 prepared += 1
             bar.update()
-    stored.update(writer.finished)
     return prepared
+
+
+def _outcomes(
+    work: Work,
+    folder: Path,
+    config: PrepareConfig,
+    settings: dict[str, object],
+    stored: dict[SourceKey, Stored],
+    on_finish: Callable[[], None],
+) -> Outcomes:
+    """Stores videos here or on a cluster; see ``store``. Those in finished shards are added to ``stored``."""
+    job = Job(config.short_side, config.quality, config.decoder, config.timeout, config.workers or _processors())
+    if config.cluster is not None and work:
+        job = replace(job, workers=config.workers or 1)
+        yield from store_on_cluster(config.cluster, work, job, folder, settings, config.shard_videos, stored, on_finish)
+        return
+    with ShardWriter(folder, config.shard_videos, settings, on_finish) as writer:
+        yield from store(work, job, writer)
+    stored.update(writer.finished)
 
 
 def _still_valid(failure: _Failure, config: PrepareConfig) -> bool:

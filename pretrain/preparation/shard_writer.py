@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ PARTIAL = ".partial"
 SHARD_VIDEOS = 256  # few files for a million videos, and little to do again where a run was stopped
 SHARD = re.compile(r"shard-(\d{6,})\.tar")
 LEFTOVER = re.compile(r"(shard-\d{6,}\.(tar|parquet)|index\.parquet|failed\.csv|dataset\.json)\.partial")
+UNPLACED = ".unplaced-"  # begins the name of a folder in which the machines of a cluster make shards
 SETTINGS_KEY = b"vie.settings"
 SHARD_FIELDS = [
     *(column for column in INDEX_FIELDS if column.name != "split"),  # splits and labels belong to the listing
@@ -92,6 +94,36 @@ def read_finished(folder: Path, settings: Mapping[str, object]) -> dict[SourceKe
         finished.update(_entries(table))
     for leftover in leftovers:
         leftover.unlink()
+    for unplaced in folder.glob(UNPLACED + "*"):
+        shutil.rmtree(unplaced, ignore_errors=True)
+    return finished
+
+
+def next_number(folder: Path) -> int:
+    """The number after that of the last shard in a folder."""
+    return max((int(tar.stem.removeprefix("shard-")) for tar in _tars(folder)), default=-1) + 1
+
+
+def place_shard(made: Path, folder: Path) -> dict[SourceKey, Stored]:
+    """Moves the shard that was made in a folder of its own into the corpus, on the same file system.
+
+    Args:
+        made: Where one shard and its table lie, or nothing where none of its videos could be stored. It is removed.
+        folder: The corpus.
+
+    Returns:
+        The videos in it.
+
+    Raises:
+        FileNotFoundError: ``made`` is not there.
+    """
+    finished: dict[SourceKey, Stored] = {}
+    for tar in _tars(made):
+        table = folder / tar.with_suffix(".parquet").name
+        os.replace(tar, folder / tar.name)
+        os.replace(made / table.name, table)  # last, as always: it declares the shard finished
+        finished.update(_entries(pq.read_table(table)))
+    shutil.rmtree(made, ignore_errors=True)
     return finished
 
 
@@ -99,12 +131,16 @@ class ShardWriter:
     """Writes videos into shards of a fixed number of videos; a context manager that drops an unfinished shard."""
 
     def __init__(
-        self, folder: Path, videos_per_shard: int, settings: Mapping[str, object], on_finish: Callable[[], None]
+        self,
+        folder: Path,
+        videos_per_shard: int,
+        settings: Mapping[str, object],
+        on_finish: Callable[[], None],
+        number: int | None = None,
     ) -> None:
-        """Starts after the last shard in ``folder``; ``on_finish`` is called when a shard is in its place."""
+        """Begins with shard ``number``, or after the last in ``folder``; ``on_finish`` is called for each in place."""
         self._folder, self._size, self._settings, self._on_finish = folder, videos_per_shard, settings, on_finish
-        numbers = [int(tar.stem.removeprefix("shard-")) for tar in _tars(folder)]
-        self._number = max(numbers, default=-1) + 1
+        self._number = next_number(folder) if number is None else number
         self._rows: list[dict[str, Any]] = []
         self._file: IO[bytes] | None = None
         self._tar: wds.TarWriter | None = None
