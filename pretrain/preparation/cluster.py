@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from pretrain.preparation.corpus_folder import package_versions
@@ -140,7 +140,7 @@ def _run(client: "Client", tasks: Iterator[ShardTask], address: str) -> Generato
         )
 
 
-def _result(future: "Future", address: str, lost: list[str]) -> Made | None:
+def _result(future: "Future[Any]", address: str, lost: list[str]) -> Made | None:
     """What became of a task; one whose workers died is noted in ``lost``."""
     from distributed import KilledWorker
 

@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-
 PATIENCE = 240
 """Seconds that ranks may take."""
 
