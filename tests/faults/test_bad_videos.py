@@ -408,3 +408,7 @@ def test_a_corpus_without_its_shards_is_refused_in_one_line(tiny_corpus, tmp_pat
         Trainer(parse_config([], tiny_run(folder, tmp_path / "run"))).train()
     assert "\n" not in str(caught.value)
     table("faults", kind="all shards missing", found_by="training", outcome=f"refused: {caught.value}")
+
+
+def test_writing_them_leaves_this_process_its_priority():
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
