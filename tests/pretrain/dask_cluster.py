@@ -53,7 +53,11 @@ class Cluster:
         self.folder, self.address = folder, str(folder / "scheduler.json")
         (folder / "fake/decord").mkdir(parents=True)
         (folder / "fake/decord/__init__.py").write_text(TREACHEROUS)
+        (folder / "without").mkdir()
+        for package in ("vie", "pretrain"):  # goes before an installed one
+            (folder / f"without/{package}.py").write_text(f"raise ModuleNotFoundError('No module named {package}')")
         self.paths = [str(folder / "fake"), str(REPOSITORY)]
+        self.without_vie = [str(folder / "without")]
         self.processes = []
         self.start("scheduler", [], "--port=0", "--dashboard-address=:0", f"--scheduler-file={self.address}")
         wait_until(Path(self.address).exists)

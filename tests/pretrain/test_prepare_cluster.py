@@ -213,7 +213,7 @@ def test_a_lost_scheduler_ends_the_run(fragile, ten, tmp_path):
 
 def test_a_worker_without_vie_is_an_error(ten, tmp_path):
     with Cluster(tmp_path / "cluster") as cluster:
-        cluster.add_worker(paths=[])
+        cluster.add_worker(cluster.without_vie)
         refused(ten, tmp_path / "out", "lacks vie", cluster=cluster.address)
 
 
