@@ -116,6 +116,8 @@ class _Guarded(Dataset[Item | VieError]):
         try:
             return self._items[number]
         except VieError as error:
+            # Some libraries (tblib) have an error sent with its causes, which need not be fit to be sent.
+            error.__cause__ = error.__context__ = error.__traceback__ = None
             return error
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -71,6 +72,22 @@ def test_a_fault_of_an_item_is_raised_as_it_is(tmp_path, caplog):
     with pytest.raises(RuntimeError, match="a fault of ours"):
         next(prefetch.stream(Faulty(tmp_path, 0, 0), range(3), workers=1))
     assert not caplog.records
+
+
+class WithCause(VieError):
+    """An error that is sent with its cause, as tblib has all errors sent once Dask is imported."""
+
+    def __reduce__(self):
+        return WithCause, self.args, {"__cause__": self.__cause__}
+
+
+def test_an_error_whose_cause_cannot_be_sent_arrives(tmp_path):
+    class Unsendable(Items):
+        def __getitem__(self, number: int) -> torch.Tensor:
+            raise WithCause("the server is away") from OSError(threading.Lock())
+
+    with pytest.raises(WithCause, match="the server is away"):
+        next(prefetch.stream(Unsendable(tmp_path, 0, 0), range(3), workers=1))
 
 
 def test_a_worker_that_dies_meanwhile_disturbs_nobody(tmp_path):

@@ -79,7 +79,6 @@ def test_damage_behind_a_url_is_left_out_and_named(tiny_corpus, tmp_path):
     assert ends[0] == ends[1] != []
 
 
-@pytest.mark.long  # hangs at times after many other tests in one process: to be found out
 @pytest.mark.parametrize("cache", ["none", "device"])
 def test_a_server_that_fails_ends_the_run_and_the_run_goes_on(local, tiny_corpus, tmp_path, cache):
     """What is not known to be damaged must not be left out: it would be another run."""
