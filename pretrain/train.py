@@ -1,7 +1,6 @@
 """The training loop of one stream."""
 
 import contextlib
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -33,7 +32,7 @@ from pretrain.runtime import (
 )
 from pretrain.settings import dump_config
 from pretrain.start import begin_from
-from pretrain.stopping import Listener, StoppedError, listening
+from pretrain.stopping import Agreement, Listener, StoppedError, listening
 from pretrain.timing import Stopwatch, progress_interval
 from vie import VieError, create_model
 from vie.distributed import Ranks
@@ -42,10 +41,6 @@ from vie.video import augment
 
 MOMENTUM = "momentum_buffer"
 """What torch.optim.SGD calls it."""
-
-AGREE_EVERY = 1.0
-"""Seconds, about, between two times that ranks tell each other whether they were asked to stop, and most steps."""
-MOST_STEPS = 100
 
 STOPPED_NAME = "stopped"
 """Is in the folder of a run that a signal has stopped, until it goes on: a scheduler may queue it again."""
@@ -136,7 +131,7 @@ class Trainer:
         if self.ranks.rank == 0:
             write_text_atomically(self.run / CONFIG_NAME, dump_config(config))
             (self.run / STOPPED_NAME).unlink(missing_ok=True)
-        self._agreed, self._agreed_at, self._agree_at = time.monotonic(), self.step, self.step
+        agreement = Agreement(listener, self.ranks, self.device, self.step)
         history = History(self.run, self.step, self.ranks)
         failures = Failures(self.run, self.step, self.corpus.instance_name, self.ranks)
         if self.step == 0:
@@ -187,7 +182,7 @@ class Trainer:
                     history.add(self.step, evaluation=self.monitor.keep_stage(stage, self.step, self.model))
                 elif self._due(every.evaluate_every):
                     history.add(self.step, evaluation=self.monitor.test(self.model)[0])
-                asked = self._asked_to_stop(listener)
+                asked = agreement.asked(self.step)
                 if asked:
                     self._check(losses)
                 if asked or self._due(every.checkpoint_every) or self.step in self.method.stages.values():
@@ -236,20 +231,6 @@ class Trainer:
             raise VieError(
                 f"the loss is {loss.item()} at step {self.step}: lower optim.lr, or set runtime.precision=fp32"
             )
-
-    def _asked_to_stop(self, listener: Listener) -> int:
-        """The signal that asked, or 0; ranks agree on it, so that all stop at the same step."""
-        if self.ranks.size == 1:
-            return listener.asked
-        if self.step < self._agree_at:
-            return 0
-        now = time.monotonic()
-        elapsed = (now - self._agreed) / max(1, self.step - self._agreed_at)
-        asked, per_step = self.ranks.largest(torch.tensor([listener.asked, elapsed], device=self.device)).tolist()
-        self._agreed, self._agreed_at = now, self.step
-        # All ranks know the same time of a step.
-        self._agree_at = self.step + max(1, min(MOST_STEPS, int(AGREE_EVERY / per_step)))
-        return int(asked)
 
     def _save(self) -> None:
         # Each rank's batch norm has seen its own clips; the next step begins from the first's.

@@ -74,19 +74,19 @@ def test_a_fault_of_an_item_is_raised_as_it_is(tmp_path, caplog):
     assert not caplog.records
 
 
-class WithCause(VieError):
+class WithCauseError(VieError):
     """An error that is sent with its cause, as tblib has all errors sent once Dask is imported."""
 
     def __reduce__(self):
-        return WithCause, self.args, {"__cause__": self.__cause__}
+        return WithCauseError, self.args, {"__cause__": self.__cause__}
 
 
 def test_an_error_whose_cause_cannot_be_sent_arrives(tmp_path):
     class Unsendable(Items):
         def __getitem__(self, number: int) -> torch.Tensor:
-            raise WithCause("the server is away") from OSError(threading.Lock())
+            raise WithCauseError("the server is away") from OSError(threading.Lock())
 
-    with pytest.raises(WithCause, match="the server is away"):
+    with pytest.raises(WithCauseError, match="the server is away"):
         next(prefetch.stream(Unsendable(tmp_path, 0, 0), range(3), workers=1))
 
 
