@@ -19,12 +19,17 @@ class History:
     def __init__(self, run: Path, from_step: int, ranks: Ranks = ALONE) -> None:
         """Opens a run's record at a step; what an interrupted run wrote beyond it is dropped."""
         self._writes = ranks.rank == 0
+        kept = [row for row in read_history(run) if row["step"] <= from_step] if from_step else []
+        self._known = {(row["step"], name) for row in kept for name in row}
         if not self._writes:
             return
         self._path = run / HISTORY_NAME
-        kept = [row for row in read_history(run) if row["step"] <= from_step] if from_step else []
         write_text_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=from_step + 1 if from_step else 0)
+
+    def has(self, step: int, name: str) -> bool:
+        """Whether a value of this name had been recorded after ``step`` steps when the record was opened."""
+        return (step, name) in self._known
 
     def add(self, step: int, **values: Any) -> None:
         """Records values after ``step`` steps; lists of results go under "<readout>/<label>" on the board."""

@@ -137,6 +137,8 @@ class Trainer:
         if self.step == 0:
             first = "start" if config.model.start else "random"
             history.add(0, evaluation=self.monitor.keep_stage(first, 0, self.model))
+        elif (ended := self._ended_stage()) and not history.has(self.step, "evaluation"):
+            history.add(self.step, evaluation=self.monitor.keep_stage(ended, self.step, self.model))
         self.method.network.train()
         steps = range(self.step, config.total_steps)
         watch = Stopwatch(self.device)
@@ -178,14 +180,18 @@ class Trainer:
                     )
                 if self._due(every.knn_every) and self.method.bank is not None and self.monitor.tests_bank:
                     history.add(self.step, monitor=self.monitor.test_on_bank(self.model, self.method.bank))
-                if self.step in self.method.stages.values():
-                    history.add(self.step, evaluation=self.monitor.keep_stage(stage, self.step, self.model))
+                ended = self._ended_stage()
+                if ended:
+                    # First, as nobody could go on from an encoder alone.
+                    self._save()
+                    self.checkpoints.finish()
+                    history.add(self.step, evaluation=self.monitor.keep_stage(ended, self.step, self.model))
                 elif self._due(every.evaluate_every):
                     history.add(self.step, evaluation=self.monitor.test(self.model)[0])
                 asked = agreement.asked(self.step)
                 if asked:
                     self._check(losses)
-                if asked or self._due(every.checkpoint_every) or self.step in self.method.stages.values():
+                if not ended and (asked or self._due(every.checkpoint_every)):
                     self._save()
                 if asked:
                     if self.ranks.rank == 0:
@@ -222,7 +228,11 @@ class Trainer:
     def _keeps_something(self) -> bool:
         every = self.config.monitor
         keeps = (every.log_every, every.knn_every, every.evaluate_every, every.checkpoint_every)
-        return self.step in self.method.stages.values() or any(self._due(period) for period in keeps)
+        return bool(self._ended_stage()) or any(self._due(period) for period in keeps)
+
+    def _ended_stage(self) -> str | None:
+        """The stage that ends with the step that was taken last."""
+        return next((stage for stage, end in self.method.stages.items() if end == self.step), None)
 
     def _check(self, losses: torch.Tensor) -> None:
         """Raises ``VieError`` before a loss that is no number gets into anything that is kept."""

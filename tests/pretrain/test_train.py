@@ -19,7 +19,7 @@ from torch import Tensor
 from pretrain.checkpoint import FACTS_NAME, FOLDER_NAME
 from pretrain.failures import FAILURES_NAME
 from pretrain.history import read_history
-from pretrain.monitor import METRICS_NAME
+from pretrain.monitor import METRICS_NAME, Monitor
 from pretrain.objective import Objective
 from pretrain.run_folder import locked
 from pretrain.settings import parse_config
@@ -253,6 +253,31 @@ class TestInterrupted:
         assert_same_state(second, finished)
         assert measurements(run) == measurements(finished.run)
         assert (run / METRICS_NAME).read_bytes() == (finished.run / METRICS_NAME).read_bytes()
+
+    @pytest.mark.parametrize("stage", ["ir", "la"])
+    @pytest.mark.parametrize("kept", [False, True], ids=["before", "after"])
+    def test_goes_on_from_the_end_of_a_stage(self, finished, tiny_corpus, tmp_path, monkeypatch, stage, kept):
+        """Ended before or after the stage's encoder is kept, with no checkpoint but the one of that step."""
+        run = tmp_path / "run"
+        keep_stage = Monitor.keep_stage
+
+        def ended(self, at, *arguments):
+            if at == stage and not kept:
+                raise StoppedError(signal.SIGTERM, 0)
+            rows = keep_stage(self, at, *arguments)
+            if at == stage:
+                raise StoppedError(signal.SIGTERM, 0)
+            return rows
+
+        with monkeypatch.context() as patch, pytest.raises(StoppedError):
+            patch.setattr(Monitor, "keep_stage", ended)
+            trained(tiny_corpus, run, "monitor.checkpoint_every=0", "monitor.checkpoints=1")
+        second = trained(tiny_corpus, run)
+        assert_same_state(second, finished)
+        assert measurements(run) == measurements(finished.run)
+        assert {path.name for path in run.glob("encoder-*")} == {path.name for path in finished.run.glob("encoder-*")}
+        stages = [json.loads((each / METRICS_NAME).read_text()) for each in (run, finished.run)]
+        assert stages[0]["stages"] == stages[1]["stages"] and stages[0]["results"] == stages[1]["results"]
 
     def test_killed(self, finished, tiny_corpus, tmp_path):
         """By the system, in the middle of the step after next of a checkpoint."""
