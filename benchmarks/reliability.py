@@ -38,7 +38,8 @@ def render(folder: Path) -> str:
     for name, (title, words) in TITLES.items():
         path = folder / f"{name}.jsonl"
         if path.exists():
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            # Of tests that were run more than once, what they found alike stands there once.
+            rows = [json.loads(line) for line in dict.fromkeys(path.read_text().splitlines())]
             parts += [f"## {title}", words, _table(sorted(rows, key=lambda row: [str(cell) for cell in row.values()]))]
     return "\n\n".join(parts) + "\n"
 

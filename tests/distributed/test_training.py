@@ -80,7 +80,7 @@ def test_several_ranks_are_one(still, tiny_corpus, tmp_path, size, layout, table
     run = tmp_path / "run"
     train(size, tiny_corpus, run, f"bank.layout={layout}", STILL="1")
     difference = assert_same(still, run, atol=ROUNDING)
-    table("ranks", ranks=size, case=f"torchrun, {layout}", of="checkpoint", difference=difference)
+    table("ranks", ranks=size, case=f"torchrun, {layout}", checkpoint=difference)
     for one, other in zip(read_history(still), read_history(run), strict=True):
         assert one["step"] == other["step"]
         assert other.get("loss", 0) == pytest.approx(one.get("loss", 0), abs=ROUNDING)
@@ -97,13 +97,7 @@ def test_a_killed_rank_ends_the_job_and_other_numbers_of_ranks_go_on(still, tiny
         again = Path(shutil.copytree(run, tmp_path / str(size)))
         train(size, tiny_corpus, again, STILL="1")
         difference = assert_same(still, again, atol=ROUNDING)
-        table(
-            "ranks",
-            ranks=size,
-            case="continued from 2 ranks, one of them killed",
-            of="checkpoint",
-            difference=difference,
-        )
+        table("ranks", ranks=size, case="continued from 2 ranks, one of them killed", checkpoint=difference)
 
 
 def test_two_ranks_go_on_exactly(two, tiny_corpus, tmp_path):
@@ -113,8 +107,15 @@ def test_two_ranks_go_on_exactly(two, tiny_corpus, tmp_path):
     assert_same(two, run)
 
 
-@pytest.mark.parametrize("size", [1, 2])
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize(
+    ("size", "name"),
+    [
+        (1, "SIGUSR1"),
+        (2, "SIGTERM"),
+        pytest.param(1, "SIGTERM", marks=pytest.mark.long),
+        pytest.param(2, "SIGUSR1", marks=pytest.mark.long),
+    ],
+)
 def test_asked_to_stop_it_keeps_the_step(two, tiny_corpus, tmp_path, size, name):
     run = tmp_path / "run"
     # One rank that is asked in step 2 stops the others too, when they next agree.
