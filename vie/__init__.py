@@ -12,11 +12,13 @@ from vie.models import Stream, create_model, join_streams, list_models
 from vie.neighbours import nearest
 from vie.objectives import instance_recognition_loss, local_aggregation_loss
 from vie.video.clips import Sampling
+from vie.video.resize import Resize
 from vie.weights import load_matching, read_state_dict
 
 __all__ = [
     "Encoder",
     "MemoryBank",
+    "Resize",
     "Sampling",
     "Stream",
     "VieError",

@@ -72,9 +72,10 @@ def create_model(name: str, pretrained: str | os.PathLike[str] | None = None, **
             f"model {name!r} cannot be built with {arguments} ({one_line(error)}): give it others"
         ) from error
     model.model_name = name
-    model.arguments = dict(arguments)
+    model.arguments = {**arguments, **model.rebuilt}
     if pretrained is not None:
         load_weights(model, pretrained)
+        model.origin, model.licence = os.fspath(pretrained), ""
     return model
 
 
