@@ -8,7 +8,7 @@ from vie.clustering import cluster
 from vie.errors import VieError
 from vie.hub import Encoder, load, save_pretrained
 from vie.knn import knn_scores
-from vie.models import Stream, create_model, join_streams, list_models
+from vie.models import Stream, create_model, from_hugging_face, is_model, join_streams, list_models
 from vie.neighbours import nearest
 from vie.objectives import instance_recognition_loss, local_aggregation_loss
 from vie.video.clips import Sampling
@@ -24,7 +24,9 @@ __all__ = [
     "VieError",
     "cluster",
     "create_model",
+    "from_hugging_face",
     "instance_recognition_loss",
+    "is_model",
     "join_streams",
     "knn_scores",
     "list_models",
