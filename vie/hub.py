@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -17,11 +16,9 @@ from vie.errors import VieError
 from vie.files import write_atomically, write_text_atomically
 from vie.models import Stream, create_model
 from vie.video.clips import Sampling
-from vie.video.pixels import MEAN, STD, Channels, centre_boxes, crop_resize, normalise, shrink
+from vie.video.pixels import MEAN, STD, Channels, normalise
+from vie.video.resize import VIE_RESIZE, Resize
 from vie.weights import CARD_NAME, WEIGHTS_NAME, find_encoder, one_line
-
-SHRINK_FROM = 1.25
-"""Frames that exceed the model's short side by this factor are shrunk with antialiasing before they are cropped."""
 
 
 class Encoder(nn.Module):
@@ -40,9 +37,7 @@ class Encoder(nn.Module):
         self.card = card or {}
 
     def preprocess(self, frames: Tensor) -> Tensor:
-        """Short side to the sampling's multiple of its size, centre crop, normalise.
-
-        Large frames are shrunk with antialiasing first, as those of a prepared corpus are.
+        """Resizes and crops as the model's ``resize`` says, and normalises by its mean and std.
 
         Args:
             frames: (B, T, H, W, 3) uint8.
@@ -54,12 +49,7 @@ class Encoder(nn.Module):
             raise VieError(
                 f"frames are {frames.dtype} {tuple(frames.shape)}: give uint8 pixels of shape (B, T, H, W, 3)"
             )
-        sampling = self.sampling
-        if min(frames.shape[2:4]) > SHRINK_FROM * sampling.resized:
-            frames = shrink(frames, sampling.resized)
-        batch, _, height, width, _ = frames.shape
-        boxes = centre_boxes(np.full(batch, height), np.full(batch, width), sampling)
-        clip = crop_resize(frames, torch.from_numpy(boxes).to(frames.device), sampling.size)
+        clip = self.model.resize(frames, self.sampling)
         return normalise(clip, self.model.mean, self.model.std)
 
     def forward_features(self, frames: Tensor) -> dict[str, Tensor]:
@@ -106,6 +96,7 @@ def save_pretrained(
     if half:
         weights = {name: _halved(name, tensor) for name, tensor in weights.items()}
     content = {
+        **({"licence": model.licence} if model.licence else {}),
         **(card or {}),
         "model": {"name": model.model_name, "arguments": model.arguments, "sampling": vars(sampling)},
         "preprocessing": {
@@ -113,6 +104,7 @@ def save_pretrained(
             "std": model.std,
             "short_side_ratio": sampling.short_side,
             "crop": "centre",
+            **({} if model.resize == VIE_RESIZE else {"resize": vars(model.resize)}),
         },
     }
     text = json.dumps(content, indent=2) + "\n"
@@ -152,6 +144,8 @@ def load(source: str | os.PathLike[str]) -> Encoder:
         # The first cards told no preprocessing: it was ImageNet's for every model.
         statistics = card.get("preprocessing", {"mean": MEAN, "std": STD})
         model.mean, model.std = _channels(statistics["mean"]), _channels(statistics["std"], above=0)
+        model.resize = Resize(**statistics.get("resize", {}))
+        model.licence = str(card.get("licence") or "")
         sampling = Sampling(**described["sampling"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise VieError(f"{folder / CARD_NAME} does not describe a model ({error!r}): save the encoder again") from error

@@ -136,6 +136,12 @@ class PreActResNet18(nn.Module):
         """The last activation."""
         return F.relu(self.norm(x))
 
+    def places(self) -> list[list[str]]:
+        """Names of the modules that each of the taps conv1 to conv5 needs beside those of the taps before it."""
+        # The norm that activates a tap is the first one of the stage behind it.
+        ends = [f"stages.{number}.0.norm1" for number in range(4)]
+        return [["stem", ends[0]], *([f"stages.{at}", ends[at + 1]] for at in range(3)), ["stages.3", "norm"]]
+
     def forward(self, x: Tensor) -> Iterator[Tensor]:
         """Yields the taps conv1 to conv5: the activated inputs of stages 1 to 4, and the last activation."""
         x = self.begin(x)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vie.errors import VieError
 from vie.models.registry import register_model
 from vie.models.slowfast import ALPHA
-from vie.models.stream import TAPS, Stream, global_average
+from vie.models.stream import TAPS, Stages, Stream, global_average, side_by_side
 from vie.video.clips import Sampling
 
 # PyTorchVideo's own (pytorchvideo.transforms.create_video_transform: video_mean and video_std).
@@ -45,6 +45,9 @@ class SlowR50(Stream):
     def forward_features(self, clip: Tensor) -> dict[str, Tensor]:
         return block_taps(self.trunk.blocks, clip)
 
+    def stages(self) -> Stages:
+        return block_stages()
+
 
 @register_model("pytorchvideo_slowfast_r50")
 class SlowFastR50(Stream):
@@ -76,6 +79,9 @@ class SlowFastR50(Stream):
     def pool(self, taps: dict[str, Tensor]) -> Tensor:
         return torch.cat([global_average(taps["conv5"]), global_average(taps["fast5"])], dim=1)
 
+    def stages(self) -> Stages:
+        return block_stages()
+
 
 class X3D(Stream):
     """An X3D of PyTorchVideo (Feichtenhofer, CVPR 2020), with the clip of its paper.
@@ -102,6 +108,10 @@ class X3D(Stream):
     def pool(self, taps: dict[str, Tensor]) -> Tensor:
         return global_average(self.trunk.blocks[-1](taps["conv5"]))
 
+    def stages(self) -> Stages:
+        *first, (last, places) = block_stages()
+        return [*first, (last, [*places, "trunk.blocks.5"])]
+
 
 def block_taps(blocks: nn.ModuleList, clip: Tensor) -> dict[str, Tensor]:
     """The output of each of five blocks: the stem with its pool, and four stages."""
@@ -109,6 +119,11 @@ def block_taps(blocks: nn.ModuleList, clip: Tensor) -> dict[str, Tensor]:
     for name, block in zip(TAPS, blocks, strict=True):
         clip = taps[name] = block(clip)
     return taps
+
+
+def block_stages() -> Stages:
+    """Each of the five blocks as a stage; the first is the stem."""
+    return side_by_side({"trunk.blocks": [[str(number)] for number in range(len(TAPS))]})
 
 
 for size, sampling in {

@@ -41,7 +41,7 @@ def register_family(prefix: str) -> Callable[[AnyBuilder], AnyBuilder]:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the models that match a shell pattern, sorted; of timm's networks, ``timm_NAME``, only a few."""
+    """Names of the models that match a shell pattern, sorted; of timm's and torchvision's networks only a few."""
     return sorted(fnmatch.filter(_MODELS, pattern))
 
 
@@ -49,11 +49,13 @@ def create_model(name: str, pretrained: str | os.PathLike[str] | None = None, **
     """Builds a stream by name.
 
     Args:
-        name: One of ``list_models()``, or ``timm_`` and the name of a network in timm.
+        name: One of ``list_models()``; or ``timm_``, ``torchvision_`` or ``hf_`` and the name of an image network in
+            timm, of one in torchvision, or of a kind of configuration in transformers.
         pretrained: A folder written by ``save_pretrained``, or a file of weights under the network's own names
             (``vie.read_state_dict`` tells which kinds), whose weights are loaded; None keeps the initialisation.
         arguments: Passed to the network: ``embed_dim`` (default 128); for VIE's own, ``width`` (channels of the first
-            stage, default 64; every later stage scales with it); for timm's, ``size`` (of the pictures, in pixels).
+            stage, default 64; every later stage scales with it); for timm's and torchvision's, ``weights`` (which of
+            the library's own to fetch, "default" being its first choice) and ``size`` (of the pictures, in pixels).
 
     Raises:
         VieError: There is no such model, its package is missing, it cannot be built with these arguments, or the
@@ -72,10 +74,16 @@ def create_model(name: str, pretrained: str | os.PathLike[str] | None = None, **
             f"model {name!r} cannot be built with {arguments} ({one_line(error)}): give it others"
         ) from error
     model.model_name = name
-    model.arguments = dict(arguments)
+    model.arguments = {**arguments, **model.rebuilt}
     if pretrained is not None:
         load_weights(model, pretrained)
+        model.origin, model.licence = os.fspath(pretrained), ""
     return model
+
+
+def is_model(name: str) -> bool:
+    """Whether ``create_model`` has a builder for a name, though a network of another library may be unknown there."""
+    return name in _MODELS or name.startswith(tuple(_FAMILIES))
 
 
 def class_names() -> dict[type[Stream], str]:

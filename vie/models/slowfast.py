@@ -5,7 +5,7 @@ from vie.models.fast import FAST, fast_width
 from vie.models.preact import PreActResNet18, conv, init_weights
 from vie.models.registry import register_model
 from vie.models.slow import SLOW
-from vie.models.stream import Stream, global_average
+from vie.models.stream import Stages, Stream, global_average, side_by_side
 from vie.video.clips import Sampling
 
 ALPHA = 4
@@ -43,6 +43,10 @@ class SlowFast(Stream):
         taps["conv5"] = self.slow.end(self._join(4, slow, fast))
         taps["fast5"] = self.fast.end(fast)
         return taps
+
+    def stages(self) -> Stages:
+        laterals = [[str(number)] for number in range(5)]
+        return side_by_side({"slow": self.slow.places(), "fast": self.fast.places(), "laterals": laterals})
 
     def pool(self, taps: dict[str, Tensor]) -> Tensor:
         return torch.cat([global_average(taps["conv5"]), global_average(taps["fast5"])], dim=1)

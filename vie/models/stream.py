@@ -1,14 +1,20 @@
 """What every stream shares: taps, pooled features, and the embedding on the unit sphere."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vie.models.preact import init_weights
+from vie.models.preact import PreActResNet18, init_weights
 from vie.video.clips import Sampling
 from vie.video.pixels import MEAN, STD, Channels
+from vie.video.resize import VIE_RESIZE, Resize
 
 TAPS = ("conv1", "conv2", "conv3", "conv4", "conv5")
+
+Stages = list[tuple[str, list[str]]]
+"""Names of stages from input to output, and of the tensors or modules in them."""
 
 
 class Stream(nn.Module):
@@ -19,15 +25,22 @@ class Stream(nn.Module):
     Attributes:
         sampling: The clip that the model wants.
         mean, std: Channel statistics that its pixels, in [0, 1], are normalised by; VIE's are ImageNet's.
+        resize: How its pictures become squares.
+        origin: Where its weights were from when it was built; "random weights" where from nowhere.
+        licence: Of those weights, as far as it is known; empty where it is not.
         heads: Names of the modules behind the trunk: those that weights of another stream need not bring.
         num_features: Channels of the pooled feature.
         embed_dim: Dimensions of the embedding.
-        arguments: What ``create_model`` was called with; enough to build the same network again.
+        rebuilt: Arguments in place of those that fetched its weights, to build the same network for others.
+        arguments: What ``create_model`` was called with, and ``rebuilt``; enough to build the same network again.
     """
 
     sampling: Sampling
     mean: Channels = MEAN
     std: Channels = STD
+    resize: Resize = VIE_RESIZE
+    origin: str = "random weights"
+    licence: str = ""
     heads: tuple[str, ...] = ("head",)
 
     def __init__(self, num_features: int, embed_dim: int) -> None:
@@ -37,6 +50,7 @@ class Stream(nn.Module):
         self.head = nn.Linear(num_features, embed_dim)
         init_weights(self.head)
         self.model_name = ""
+        self.rebuilt: dict[str, object] = {}
         self.arguments: dict[str, object] = {}
 
     def forward_features(self, clip: Tensor) -> dict[str, Tensor]:
@@ -49,6 +63,21 @@ class Stream(nn.Module):
             The taps conv1 to conv5 by name, each (B, C, T', H', W'); VIE's read-outs sit on these.
         """
         raise NotImplementedError
+
+    def stages(self) -> Stages:
+        """What the trunk is made of, from its input to its output.
+
+        Freezing stages from the first one on leaves those behind it as they are: nothing in a stage is needed by an
+        earlier one. Of VIE's streams, the tap ``convK`` needs the stages conv1 to convK and no other.
+
+        Returns:
+            The name of every stage, and the names of its parameters and buffers, or of modules that hold them; what
+            lies in several places is of the longest name.
+        """
+        trunk = getattr(self, "trunk", None)
+        if isinstance(trunk, PreActResNet18):
+            return side_by_side({"trunk": trunk.places()})
+        return [("trunk", [""])]
 
     def pool(self, taps: dict[str, Tensor]) -> Tensor:
         """The last tap averaged over time and space, in float32 at least: (B, num_features)."""
@@ -72,3 +101,11 @@ class Stream(nn.Module):
 def global_average(tap: Tensor) -> Tensor:
     """The mean over time and space (B, C, T, H, W) -> (B, C), in float32 at least."""
     return tap.mean(dim=(2, 3, 4), dtype=torch.promote_types(tap.dtype, torch.float32))
+
+
+def side_by_side(networks: Mapping[str, Sequence[Sequence[str]]]) -> Stages:
+    """The stages conv1 to conv5 of networks that are in step, by the name of each and the places of its five."""
+    return [
+        (tap, [f"{at}.{place}" for at, places in networks.items() for place in places[number]])
+        for number, tap in enumerate(TAPS)
+    ]

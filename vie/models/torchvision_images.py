@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from vie.models.registry import register_model
 from vie.models.single import frame_taps
-from vie.models.stream import Stream
+from vie.models.stream import Stages, Stream, side_by_side
 from vie.video.clips import Sampling
 
 
@@ -34,6 +34,10 @@ class CifarResNet18(Stream):
 
     def forward_features(self, clip: Tensor) -> dict[str, Tensor]:
         return frame_taps(self._see, clip)
+
+    def stages(self) -> Stages:
+        layers = [[f"layer{number}"] for number in range(1, 5)]
+        return side_by_side({"trunk": [["conv1", "bn1"], *layers]})
 
     def _see(self, images: Tensor) -> Iterator[Tensor]:
         trunk = self.trunk

@@ -3,7 +3,8 @@ from functools import partial
 from torch import Tensor, nn
 
 from vie.models.registry import register_model
-from vie.models.stream import TAPS, Stream
+from vie.models.stream import TAPS, Stages, Stream, side_by_side
+from vie.models.torchvision_build import build, licence, origin
 from vie.video.clips import Sampling
 
 
@@ -20,12 +21,22 @@ class TorchvisionVideo(Stream):
     mean = (0.43216, 0.394666, 0.37645)
     std = (0.22803, 0.22145, 0.216989)
 
-    def __init__(self, builder: str, /, embed_dim: int = 128) -> None:
-        # Here, as torchvision's models bring its video readers along.
-        from torchvision.models import video
+    def __init__(self, builder: str, /, embed_dim: int = 128, weights: str | None = None) -> None:
+        """Builds the network.
 
-        trunk = getattr(video, builder)(weights=None)
+        Args:
+            builder: Its name in torchvision.
+            embed_dim: Dimensions of the embedding.
+            weights: "default", a name such as "KINETICS400_V1", or a file of torchvision's; None begins at random.
+
+        Raises:
+            VieError: There are no such weights, or they cannot be had.
+        """
+        trunk, entry = build(builder, weights, video=True)
         super().__init__(num_features=trunk.fc.in_features, embed_dim=embed_dim)
+        if weights is not None:
+            self.rebuilt = {"weights": None}
+            self.origin, self.licence = origin(weights, entry), licence(weights, entry)
         trunk.fc = nn.Identity()
         self.trunk = trunk
 
@@ -35,6 +46,9 @@ class TorchvisionVideo(Stream):
         for name, stage in zip(TAPS, stages, strict=True):
             clip = taps[name] = stage(clip)
         return taps
+
+    def stages(self) -> Stages:
+        return side_by_side({"trunk": [["stem"], *([f"layer{number}"] for number in range(1, 5))]})
 
 
 for name in ("r3d_18", "mc3_18", "r2plus1d_18"):

@@ -10,7 +10,7 @@ from vie.models.resnet3d import ResNet3D
 from vie.models.single import Single
 from vie.models.slow import Slow
 from vie.models.slowfast import SlowFast
-from vie.models.stream import TAPS, Stream, global_average
+from vie.models.stream import TAPS, Stages, Stream, global_average
 
 HEAD_SEED = 0
 """Of the hybrids' untrained heads, so that joining the same two networks gives the same hybrid."""
@@ -41,6 +41,13 @@ class TwoPathway(Stream):
             tap: torch.cat([part[tap].mean(dim=2, keepdim=True) for part in (static, dynamic)], dim=1) for tap in TAPS
         }
         return joined | {tap: dynamic[tap] for tap in self.alone}
+
+    def stages(self) -> Stages:
+        both = zip(self.static.stages(), self.dynamic.stages(), strict=True)
+        return [
+            (tap, [*(f"static.{place}" for place in static), *(f"dynamic.{place}" for place in dynamic)])
+            for (tap, static), (_, dynamic) in both
+        ]
 
     def pool(self, taps: dict[str, Tensor]) -> Tensor:
         return torch.cat([global_average(taps[tap]) for tap in ("conv5", *self.alone)], dim=1)
