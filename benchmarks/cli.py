@@ -8,8 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pretrain.cli import guard
-from pretrain.commands import CommandParser
+from vie.command_line import CommandParser, guard
 from vie.errors import VieError
 
 SPEEDS = {
@@ -20,6 +19,8 @@ SPEEDS = {
     "end-to-end": "training from shards beside the same step on synthetic data",
     "loader": "from stored videos to the device, beside PyTorchVideo, decord and torchcodec",
     "formats": "ways to keep a corpus",
+    "encoders": "an observation beside the bare trunk, and training on kept features",
+    "hosts": "agents of other libraries with an encoder, beside the same trunk as a plain module",
 }
 SPEED = "; ".join(f"{name}: {what}" for name, what in SPEEDS.items()) + "."
 

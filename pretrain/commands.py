@@ -6,13 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from vie import VieError
-
-
-class CommandParser(argparse.ArgumentParser):
-    """Reports a wrong argument as every other fault of the user is reported."""
-
-    def error(self, message: str) -> NoReturn:
-        raise VieError(f"{message}; see `{self.prog} --help`")
+from vie.command_line import CommandParser
 
 
 def run(arguments: Sequence[str]) -> None:
