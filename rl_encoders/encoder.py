@@ -1,0 +1,261 @@
+"""An encoder as an agent sees it: camera pixels and proprioception in, one vector for each observation out."""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from rl_encoders.cache import FeatureCache
+from rl_encoders.observation import Observation, split
+from rl_encoders.pooling import Pool, create_pool
+from rl_encoders.recent import encoded_once
+from rl_encoders.schedule import Schedule
+from rl_encoders.trunk import Trunk
+from vie import Sampling, VieError
+from vie.video.pixels import normalise
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What is learned on top of a trunk.
+
+    Attributes:
+        pool: One of ``rl_encoders.pooling.POOLS``.
+        pool_arguments: Its arguments.
+        views: Names of the cameras in an observation; empty for one without a name.
+        share_views: Whether all cameras go through one pool; each has its own otherwise. The trunk is always one.
+        history: How many clips in a row an observation holds; their vectors are put side by side.
+        project: Length that a linear layer, LayerNorm and tanh bring the cameras' vectors to; None keeps them.
+        proprio: Parts of the proprioception and their lengths.
+        proprio_project: The same for the proprioception; None keeps its numbers as they are.
+    """
+
+    pool: str = "mean"
+    pool_arguments: Mapping[str, int] | None = None
+    views: Sequence[str] = ()
+    share_views: bool = True
+    history: int = 1
+    project: int | None = None
+    proprio: Mapping[str, int] | None = None
+    proprio_project: int | None = None
+
+
+class VisualEncoder(nn.Module):
+    """Pixels to vectors, by a trunk that is frozen, trained in part or trained.
+
+    Made by ``rl_encoders.load``.
+
+    Attributes:
+        trunk: The network; see ``Trunk`` for what hosts can and cannot do to it.
+        output_dim: Length of the vectors.
+        kept_shape: Of ``features`` of one clip.
+        sampling: The clip that the trunk was trained on.
+        card: Where its weights come from, with their licence.
+        cache: Keeps the features of a frozen trunk; None computes them each time.
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        sampling: Sampling,
+        card: Mapping[str, Any],
+        heads: Heads,
+        schedule: Schedule,
+        precision: str = "fp32",
+        cache: FeatureCache | None = None,
+    ) -> None:
+        super().__init__()
+        if precision not in PRECISIONS:
+            raise VieError(f"precision={precision}: give one of {', '.join(PRECISIONS)}")
+        if heads.history < 1:
+            raise VieError(f"history={heads.history}: give the number of clips in an observation, at least 1")
+        self.trunk = trunk
+        self.sampling, self.card, self.heads, self.schedule = sampling, dict(card), heads, schedule
+        self.precision, self.cache = precision, cache
+        self.step = 0
+        self._known: str | None = None
+        probe = torch.zeros(1, 3, sampling.frames, sampling.size, sampling.size)
+        with torch.no_grad():
+            taps = trunk.eval()(probe)
+            pool = create_pool(heads.pool, trunk.stream, taps, **dict(heads.pool_arguments or {}))
+            self.kept_shape = tuple(pool.keep(trunk.stream, taps).shape[1:])
+        others = 0 if heads.share_views else len(heads.views[1:])
+        self.pools = nn.ModuleList([pool, *(copy.deepcopy(pool) for _ in range(others))])
+        width = self._pool(0).output_dim * heads.history * max(1, len(heads.views))
+        self.project = _projection(width, heads.project)
+        numbers = sum((heads.proprio or {}).values())
+        self.proprio_project = _projection(numbers, heads.proprio_project if numbers else None)
+        self.output_dim = (heads.project or width) + (numbers and (heads.proprio_project or numbers))
+        self.train()
+
+    def forward(self, observation: Observation, detach: bool = False) -> Tensor:
+        """Vectors (B, output_dim) in float32.
+
+        Args:
+            observation: See ``rl_encoders.observation.split``. With a history of k, T is k times the frames of a clip;
+                a clip may be a single frame, which a dynamic trunk sees as a still.
+            detach: Gives no gradient: for an actor beside a critic that alone trains the encoder.
+
+        Raises:
+            VieError: The observation is not what the encoder was loaded for.
+        """
+        views, proprio = split(observation, self.heads.views, self.heads.proprio or {}, self.device)
+        return self.read([self.features(frames) for frames in views], proprio, detach)
+
+    def features(self, frames: Tensor) -> Tensor:
+        """What is kept of the trunk's taps of one camera: of a frozen trunk, once for each picture that is new.
+
+        Args:
+            frames: (B, T, H, W, 3) uint8.
+
+        Returns:
+            (B * history, ...) float32.
+        """
+        clips = self.clips(frames)
+        if self.trunk.is_trained or torch.compiler.is_compiling():
+            return self.encode(clips)
+        return encoded_once(self.feature_fingerprint(), clips, self.encode if self.cache is None else self._cached)
+
+    def _cached(self, clips: Tensor) -> Tensor:
+        assert self.cache is not None
+        fingerprint = self.feature_fingerprint()
+        kept = self.cache.through(fingerprint, clips.cpu(), self.encode, self.kept_shape, torch.float32)
+        return kept.to(self.device)
+
+    def clips(self, frames: Tensor) -> Tensor:
+        """Frames of one camera cut into clips: (B, T, H, W, 3) to (B * history, T / history, H, W, 3)."""
+        history, wanted = self.heads.history, self.sampling.frames
+        count, left = divmod(frames.shape[1], history)
+        if left or (count not in {1, wanted} and wanted > 1):
+            raise VieError(
+                f"an observation has {frames.shape[1]} frames: {self.trunk.stream.model_name} with history={history} "
+                f"takes {history} (stills)" + (f" or {history * wanted}" if wanted > 1 else " or a multiple")
+            )
+        return frames.unflatten(1, (history, count)).flatten(0, 1)
+
+    def encode(self, clips: Tensor) -> Tensor:
+        """What is kept of the trunk's taps of clips (N, T, H, W, 3) uint8, without a cache: (N, ...) float32."""
+        clips = clips.to(self.device)
+        if clips.shape[1] == 1 < self.sampling.frames:
+            clips = clips.expand(-1, self.sampling.frames, -1, -1, -1)
+        stream = self.trunk.stream
+        clip = normalise(stream.resize(clips, self.sampling), stream.mean, stream.std)
+        dtype = PRECISIONS[self.precision]
+        with torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            return self._pool(0).keep(stream, self.trunk(clip)).float()
+
+    def read(self, features: Sequence[Tensor], proprio: Tensor | None = None, detach: bool = False) -> Tensor:
+        """The learned part alone: vectors (B, output_dim) of what ``features`` gave for each camera."""
+        vectors = [self._pool(number)(kept) for number, kept in enumerate(features)]
+        joined = torch.cat([vector.unflatten(0, (-1, self.heads.history)).flatten(1) for vector in vectors], dim=1)
+        joined = self.project(joined)
+        if proprio is not None:
+            joined = torch.cat([joined, self.proprio_project(proprio)], dim=1)
+        return joined.detach() if detach else joined
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder computes."""
+        return self.trunk.frozen_digest.device
+
+    def feature_fingerprint(self) -> str:
+        """Tells what ``features`` depends on but for the pixels: weights of the trunk, preprocessing, what is kept."""
+        if self.trunk.is_trained or self._known is None:
+            stream = self.trunk.stream
+            facts = {
+                "sampling": asdict(self.sampling),
+                "resize": asdict(stream.resize),
+                "mean": stream.mean,
+                "std": stream.std,
+                "kept": "pooled" if self.heads.pool in {"mean", "cls"} else "map",
+                "pool": self.heads.pool if self.heads.pool == "cls" else "",
+                "precision": self.precision,
+            }
+            self._known = f"{self.trunk.fingerprint()} {json.dumps(facts, sort_keys=True)}"
+        return self._known
+
+    def fingerprint(self) -> str:
+        """Of the trunk: 32 hexadecimal digits that any change of its weights, frozen or trained, changes."""
+        return self.trunk.fingerprint()
+
+    def verify(self, optimizer: Optimizer | None = None, as_loaded: bool = False) -> None:
+        """Raises ``VieError`` if the host has broken what was promised; see ``Trunk.verify``."""
+        self.trunk.verify(optimizer, as_loaded)
+
+    def advance(self, step: int, optimizer: Optimizer | None = None) -> list[nn.Parameter]:
+        """Unfreezes what the schedule says is trained from this step on.
+
+        Args:
+            step: Of the host's training.
+            optimizer: Is given the parameters that are new, at the rates of ``param_groups``.
+
+        Returns:
+            The parameters that are new.
+        """
+        self.step = step
+        first = self.schedule.first_trained(self.trunk, step)
+        if first >= self.trunk.first_trained:
+            return []
+        before = self.trunk.first_trained
+        new = self.trunk.train_from(first)
+        self._known = None
+        if optimizer is not None:
+            base = optimizer.param_groups[0]["lr"]
+            for number in range(first, before):
+                parameters = self.trunk.trained_parameters(number)
+                if parameters:
+                    optimizer.add_param_group({"params": parameters, "lr": base * self._rate(number)})
+        return new
+
+    def param_groups(self, lr: float) -> list[dict[str, Any]]:
+        """For an optimizer: what is learned on top at ``lr``, and every trained stage at less, by the layer decay."""
+        held = {id(parameter) for parameter in self.trunk.parameters()}
+        groups: list[dict[str, Any]] = [
+            {"name": "heads", "lr": lr, "params": [value for value in self.parameters() if id(value) not in held]}
+        ]
+        for number, name in enumerate(self.trunk.stages):
+            groups.append(
+                {"name": name, "lr": lr * self._rate(number), "params": self.trunk.trained_parameters(number)}
+            )
+        return [group for group in groups if group["params"]]
+
+    def encoder_state(self) -> dict[str, Any]:
+        """All that a checkpoint needs: the step, and tensors by name; of what is frozen only what tells which it is."""
+        return {"step": self.step, "model": self.trunk.stream.model_name, "weights": self.state_dict()}
+
+    def load_encoder_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from ``encoder_state``; stages that were trained there are trained here.
+
+        Raises:
+            VieError: It is of another source.
+        """
+        self.load_state_dict(state["weights"])
+        self.step = state["step"]
+
+    def apply(self, fn: Any) -> Self:
+        """As of any module; initialisers of hosts reach what is learned on top, and no weight of the trunk."""
+        for part in (*self.pools, self.project, self.proprio_project):
+            part.apply(fn)
+        fn(self)
+        return self
+
+    def _pool(self, view: int) -> Pool:
+        pool = self.pools[0 if self.heads.share_views else view]
+        assert isinstance(pool, Pool)
+        return pool
+
+    def _rate(self, stage: int) -> float:
+        return self.schedule.layer_decay ** (len(self.trunk.stages) - stage)
+
+
+def _projection(width: int, length: int | None) -> nn.Module:
+    if length is None:
+        return nn.Identity()
+    return nn.Sequential(nn.Linear(width, length), nn.LayerNorm(length), nn.Tanh())
