@@ -1,0 +1,1 @@
+"""Encoders inside other libraries' agents: a module for each library, which is imported with it."""
