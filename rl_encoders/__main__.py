@@ -1,0 +1,3 @@
+from rl_encoders.cli import main
+
+main()
