@@ -1,0 +1,169 @@
+"""What agents' libraries do to a trunk: an encoder of ``rl_encoders`` beside the same network as a plain module.
+
+The plain one is what their users write: the network inside the library's own extractor class, for "frozen" without
+gradients and in eval mode when it is made.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.speed import hosts_d3rlpy, hosts_sb3
+from benchmarks.speed.plain import PlainTrunk
+from benchmarks.speed.record import Job, Table, in_turns, medians
+from rl_encoders import VisualEncoder, recent
+from vie import create_model, save_pretrained
+
+COLUMNS = {
+    "host": "",
+    "mode": "",
+    "trunk": "",
+    "weights changed when built": "",
+    "by training": "",
+    "statistics changed": "",
+    "copies of the first layer": "d",
+    "pictures in an update": ".1f",
+    "updates/s": ".2f",
+}
+MODES = ("frozen", "finetune")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all agents are made of.
+
+    Attributes:
+        source: Folder of the saved trunk.
+        size: Side of the pictures, which is the trunk's own.
+        batch: Observations in an update.
+        device: That agents train on.
+        mode: Frozen or finetune.
+        ours: Whether the trunk is an encoder of ``rl_encoders`` or a plain module.
+    """
+
+    source: str
+    size: int
+    batch: int
+    device: torch.device
+    mode: str
+    ours: bool
+
+
+class Agent(Protocol):
+    """An agent of some library, ready to be trained."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Of all its networks, targets too."""
+        ...
+
+    def update(self) -> None:
+        """Takes one step of gradient on one batch."""
+        ...
+
+
+HOSTS: Mapping[str, Callable[[Setting], Agent]] = {**hosts_sb3.HOSTS, **hosts_d3rlpy.HOSTS}
+
+
+def measure(job: Job) -> None:
+    """Builds and trains every agent, with both kinds of trunk in turns."""
+    table = Table(job, "hosts", COLUMNS)
+    width, size, batch = (8, 32, 8) if job.quick else (64, 112, 64 if job.device.type == "cuda" else 16)
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        model = create_model("vie_single_r18", width=width).eval()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):  # as after training: not those that it begins with
+                for statistic, low in ((module.running_mean, -0.5), (module.running_var, 0.5)):
+                    assert statistic is not None
+                    nn.init.uniform_(statistic, low, low + 1)
+        save_pretrained(model, folder, model.sampling)
+        loaded = {name: value.clone() for name, value in model.state_dict().items() if not name.startswith("head.")}
+        for host, build in HOSTS.items():
+            for mode in MODES:
+                if table.wants(f"{host} {mode}"):
+                    settings = [Setting(folder, size, batch, job.device, mode, ours) for ours in (True, False)]
+                    for row in _rows(build, settings, loaded, job.quick):
+                        table.add(host=host, mode=mode, batch=batch, size=size, **row)
+
+
+def _rows(
+    build: Callable[[Setting], Agent], settings: list[Setting], loaded: Mapping[str, Tensor], quick: bool
+) -> list[dict[str, Any]]:
+    agents = [build(setting) for setting in settings]
+    built = [_changed(_trunks(agent), loaded) for agent in agents]
+    seen = []
+    for agent in agents:
+        with _counted(agent) as pictures:
+            recent.forget()
+            agent.update()
+        seen.append(sum(pictures))
+    ways = {str(number): agent.update for number, agent in enumerate(agents)}
+    times = medians(in_turns(ways, settings[0].device, *((0.05, 2) if quick else (3.0, 5))))
+    rows = []
+    for number, (setting, agent) in enumerate(zip(settings, agents, strict=True)):
+        trained = _changed(_trunks(agent), loaded)
+        copies = {trunk[next(iter(loaded))].untyped_storage().data_ptr() for trunk in _trunks(agent)}
+        rows.append(
+            {
+                "trunk": "rl_encoders" if setting.ours else "plain module",
+                "weights changed when built": built[number][0],
+                "by training": trained[0],
+                "statistics changed": trained[1],
+                "copies of the first layer": len(copies),
+                "pictures in an update": seen[number] / setting.batch,
+                "updates/s": 1 / times[str(number)],
+            }
+        )
+    return rows
+
+
+def _trunks(agent: Agent) -> list[dict[str, Tensor]]:
+    """All tensors of every trunk that an agent holds, by their names in the network."""
+    found = []
+    for module in agent.modules():
+        if isinstance(module, VisualEncoder):
+            frozen = {name: value for name, value in module.trunk.stream.state_dict().items() if not value.is_meta}
+            found.append(frozen | dict(module.trunk.weights.named_parameters()))
+        elif isinstance(module, PlainTrunk):
+            found.append({name: value for name, value in module.model.state_dict().items() if value.numel()})
+    return found
+
+
+def _changed(trunks: list[dict[str, Tensor]], loaded: Mapping[str, Tensor]) -> tuple[str, str]:
+    """Of the worst trunk: how many weights, and how many statistics, are not as they were loaded."""
+    statistics = [name for name in loaded if "running_" in name]
+    weights = [name for name in loaded if "running_" not in name and "num_batches" not in name]
+
+    def worst(names: list[str]) -> str:
+        count = max(
+            sum(not torch.equal(trunk[name].cpu(), loaded[name]) for name in names if name in trunk) for trunk in trunks
+        )
+        return f"{count} of {len(names)}"
+
+    return worst(weights), worst(statistics)
+
+
+@contextmanager
+def _counted(agent: Agent) -> Iterator[list[int]]:
+    """Pictures that go through the trunks meanwhile."""
+    pictures: list[int] = []
+
+    def count(_: nn.Module, inputs: tuple[Any, ...], __: object) -> None:
+        pictures.append(len(inputs[0]))
+
+    handles = []
+    for module in agent.modules():
+        if isinstance(module, VisualEncoder):
+            handles.append(module.trunk.register_forward_hook(count))
+        elif isinstance(module, PlainTrunk):
+            handles.append(module.register_forward_hook(count))
+    try:
+        yield pictures
+    finally:
+        for handle in handles:
+            handle.remove()
