@@ -14,6 +14,8 @@ from vie import create_model, save_pretrained
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("d3rlpy")
 
+from rl_encoders.adapters.sb3 import verify
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -33,6 +35,18 @@ def test_plug_in_runs_from_top_to_bottom(here):
     names = {"make_env": Dot}
     for block in blocks("docs/plug_in.md", "python"):
         exec(block, names)
+
+
+def test_the_readme_shows_an_agent_that_learns(here):
+    (block,) = (block for block in blocks("README.md", "python") if "VieExtractor" in block)
+    names = {"env": Dot()}
+    shorter = block.replace("policy_kwargs=policy", "policy_kwargs=policy, n_steps=16, batch_size=16").replace(
+        "2048", "16"
+    )
+    Path("runs/demo/static").mkdir(parents=True)
+    Path("runs/demo/static/encoder-la").symlink_to(Path("runs/mine/encoder-la").absolute())
+    exec(shorter, names)
+    verify(names["agent"])
 
 
 def test_configs_of_plug_in_make_encoders(here):
