@@ -1,4 +1,4 @@
-"""The command line: ``vie-bench transfer | table | speed | demo``."""
+"""The command line: ``vie-bench transfer | table | control-probe | speed | demo``."""
 
 import argparse
 import importlib
@@ -48,6 +48,24 @@ def run(arguments: Sequence[str]) -> None:
     table.add_argument("--readout", help="labels side by side for one read-out, such as 'linear conv5 flat'")
     table.add_argument("--figures", type=Path, help="folder for a figure of each of these tables")
     table.set_defaults(carry_out=_table)
+    control = commands.add_parser("control-probe", help="read actions out of what encoders see, without an agent")
+    control.add_argument("data", help="LeRobot folder, minari:ID, or a folder of Meta-World's clips")
+    control.add_argument("encoders", nargs="+", metavar="[NAME=]SOURCE", help="as rl_encoders.load takes them")
+    control.add_argument(
+        "--mode", default="frozen,random", help="frozen, partial, finetune, random, scratch (%(default)s)"
+    )
+    control.add_argument("--task", default="clone,inverse", help="(%(default)s)")
+    control.add_argument("--size", type=int, help="side of the pictures that the trunks see (default: their own)")
+    control.add_argument("--pool", default="mean", help="of rl_encoders (%(default)s)")
+    control.add_argument("--seeds", type=int, default=3, help="(%(default)s)")
+    control.add_argument("--episodes", type=int, help="to read at most (default: all)")
+    control.add_argument("--steps", type=int, default=3000, help="of a read-out (%(default)s)")
+    control.add_argument("--trained-steps", type=int, default=1000, help="of one with a trained trunk (%(default)s)")
+    control.add_argument(
+        "--out", type=Path, default=Path("results/control"), help="folder of the results (%(default)s)"
+    )
+    control.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    control.set_defaults(carry_out=_control)
     speed = commands.add_parser("speed", help="measure speed, ours beside its peers", description=SPEED)
     speed.add_argument("measurements", nargs="*", metavar="MEASUREMENT", help="of these (default: all)")
     speed.add_argument(
@@ -110,6 +128,30 @@ def _table(parsed: argparse.Namespace) -> None:
         if not parsed.readout:
             raise VieError("--figures draws one read-out: name it by --readout, such as 'linear conv5 flat'")
         print("\n".join(str(file) for file in draw_comparison(contents, parsed.readout, parsed.figures)))
+
+
+def _control(parsed: argparse.Namespace) -> None:
+    from benchmarks.control.results import Job, measure, table
+    from pretrain.runtime import resolve_device
+
+    sources = {}
+    for each in parsed.encoders:
+        name, equals, source = each.partition("=")
+        name = name if equals else "-".join(Path(each).parts[-2:]).replace(":", "-")
+        sources[name] = {"source": source if equals else each, "pool": parsed.pool, "size": parsed.size}
+    job = Job(
+        parsed.data,
+        sources,
+        parsed.mode.split(","),
+        parsed.task.split(","),
+        parsed.seeds,
+        parsed.out,
+        resolve_device(parsed.device),
+        parsed.episodes,
+        parsed.steps,
+        parsed.trained_steps,
+    )
+    print(table(measure(job)))
 
 
 def _speed(parsed: argparse.Namespace) -> None:
