@@ -75,6 +75,9 @@ class FeatureCache:
         self._store = RecordStore(self.folder, limit_bytes)
         self._hits = self._misses = 0
 
+    def __deepcopy__(self, memo: dict[int, object]) -> "FeatureCache":
+        return self
+
     def __reduce__(self) -> tuple[type["FeatureCache"], tuple[Path, int]]:
         return type(self), (self.folder.absolute(), self.limit_bytes)
 

@@ -57,6 +57,11 @@ def _encode(parsed: argparse.Namespace) -> None:
     print(
         f"{report.frames} frames of {report.episodes} episodes are encoded, {report.found} of them were there already"
     )
+    if report.failed:
+        raise VieError(
+            f"{len(report.failed)} episodes could not be read ({'; '.join(sorted(report.failed.values())[:3])}): mend "
+            "them and give the same command again"
+        )
 
 
 def _device() -> str:

@@ -12,7 +12,8 @@ class ClipBuffer:
     """The last frames of one environment, of which those are handed out that make the trunk's clip.
 
     A clip ends at the newest frame. Its frames lie as far apart in time as those that the trunk was trained on, as
-    nearly as the rate of control allows. Before the first frame of an episode that frame is repeated.
+    nearly as the rate of control allows; a trunk that counts a video's own frames counts the environment's. Before the
+    first frame of an episode that frame is repeated.
     """
 
     def __init__(self, sampling: Sampling, control_hz: float) -> None:
@@ -23,7 +24,7 @@ class ClipBuffer:
             control_hz: Frames that the environment gives in a second.
 
         Raises:
-            VieError: The sampling counts a video's own frames, or the rate is not positive.
+            VieError: The rate is not positive.
         """
         if control_hz <= 0:
             raise VieError(f"control_hz={control_hz}: give the number of steps that the environment takes in a second")

@@ -60,13 +60,15 @@ def encode(
     frames, failed = 0, {}
     for episode in tqdm(dataset, unit="episode", desc=f"encode {dataset.name}"):
         try:
-            for name in cameras:
-                for clips in _clips(episode.cameras[name](), encoder, rate or 0.0, batch):
-                    encoder.features(clips)
-                    frames += len(clips)
+            seen = [episode.cameras[name]() for name in cameras]
         except VieError as error:
             failed[episode.name] = str(error)
             logger.warning("%s is left out: %s", episode.name, error)
+            continue
+        for pixels in seen:
+            for clips in _clips(pixels, encoder, rate or 0.0, batch):
+                encoder.cached(clips)
+            frames += len(pixels)
     after = encoder.cache.statistics()
     return EncodeReport(len(dataset) - len(failed), frames, after.hits - before.hits, failed)
 

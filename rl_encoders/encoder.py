@@ -19,6 +19,9 @@ from rl_encoders.trunk import Trunk
 from vie import Sampling, VieError
 from vie.video.pixels import normalise
 
+HEADS = "heads"
+"""Name of the group of parameters on top of the trunk."""
+
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -45,6 +48,16 @@ class Heads:
     project: int | None = None
     proprio: Mapping[str, int] | None = None
     proprio_project: int | None = None
+
+    @property
+    def cameras(self) -> list[str]:
+        """Names of the cameras in an observation that is a mapping."""
+        return list(self.views) or ["pixels"]
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of everything that is taken of such an observation."""
+        return [*self.cameras, *(self.proprio or {})]
 
 
 class VisualEncoder(nn.Module):
@@ -116,15 +129,23 @@ class VisualEncoder(nn.Module):
             frames: (B, T, H, W, 3) uint8.
 
         Returns:
-            (B * history, ...) float32.
+            (B * history, ...) float32, not to be written to.
         """
         clips = self.clips(frames)
-        if self.trunk.is_trained or torch.compiler.is_compiling():
+        # What torch.vmap runs over cannot be compared, and so not found again.
+        if self.trunk.is_trained or torch.compiler.is_compiling() or torch._C._functorch.is_batchedtensor(clips):
             return self.encode(clips)
-        return encoded_once(self.feature_fingerprint(), clips, self.encode if self.cache is None else self._cached)
+        key = self.feature_fingerprint(), self.cache and self.cache.folder
+        return encoded_once(key, clips, self.encode if self.cache is None else self.cached)
 
-    def _cached(self, clips: Tensor) -> Tensor:
-        assert self.cache is not None
+    def cached(self, clips: Tensor) -> Tensor:
+        """``encode``, by way of the cache: what is not there yet is put there.
+
+        Raises:
+            VieError: The encoder has no cache, or is trained.
+        """
+        if self.cache is None or self.trunk.is_trained:
+            raise VieError("features of a trunk that is trained cannot be kept: load it with mode=frozen and a cache")
         fingerprint = self.feature_fingerprint()
         kept = self.cache.through(fingerprint, clips.cpu(), self.encode, self.kept_shape, torch.float32)
         return kept.to(self.device)
@@ -163,13 +184,15 @@ class VisualEncoder(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the encoder computes."""
-        return self.trunk.frozen_digest.device
+        return self.trunk.device
 
     def feature_fingerprint(self) -> str:
         """Tells what ``features`` depends on but for the pixels: weights of the trunk, preprocessing, what is kept."""
         if self.trunk.is_trained or self._known is None:
             stream = self.trunk.stream
             facts = {
+                "model": stream.model_name,
+                "arguments": stream.arguments,
                 "sampling": asdict(self.sampling),
                 "resize": asdict(stream.resize),
                 "mean": stream.mean,
@@ -178,7 +201,7 @@ class VisualEncoder(nn.Module):
                 "pool": self.heads.pool if self.heads.pool == "cls" else "",
                 "precision": self.precision,
             }
-            self._known = f"{self.trunk.fingerprint()} {json.dumps(facts, sort_keys=True)}"
+            self._known = f"{self.trunk.fingerprint()} {json.dumps(facts, sort_keys=True, default=str)}"
         return self._known
 
     def fingerprint(self) -> str:
@@ -194,37 +217,49 @@ class VisualEncoder(nn.Module):
 
         Args:
             step: Of the host's training.
-            optimizer: Is given the parameters that are new, at the rates of ``param_groups``.
+            optimizer: Is given the trained parameters that it lacks, at the rates of ``param_groups``. A learning rate
+                that a scheduler has changed is taken as it is.
 
         Returns:
             The parameters that are new.
         """
         self.step = step
         first = self.schedule.first_trained(self.trunk, step)
-        if first >= self.trunk.first_trained:
-            return []
-        before = self.trunk.first_trained
-        new = self.trunk.train_from(first)
-        self._known = None
+        new = self.trunk.train_from(first) if first < self.trunk.first_trained else []
+        self._known = None if new else self._known
         if optimizer is not None:
-            base = optimizer.param_groups[0]["lr"]
-            for number in range(first, before):
-                parameters = self.trunk.trained_parameters(number)
-                if parameters:
-                    optimizer.add_param_group({"params": parameters, "lr": base * self._rate(number)})
+            self._enter(optimizer)
         return new
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
-        """For an optimizer: what is learned on top at ``lr``, and every trained stage at less, by the layer decay."""
+        """For an optimizer: a group for what is learned on top, at ``lr``, and one for every stage, at less.
+
+        Stages that are frozen have theirs too, without parameters: ``advance`` puts these there, and states of
+        optimizers fit whatever stage a schedule has come to.
+        """
         held = {id(parameter) for parameter in self.trunk.parameters()}
-        groups: list[dict[str, Any]] = [
-            {"name": "heads", "lr": lr, "params": [value for value in self.parameters() if id(value) not in held]}
-        ]
-        for number, name in enumerate(self.trunk.stages):
-            groups.append(
+        heads = [value for value in self.parameters() if id(value) not in held]
+        return [
+            {"name": HEADS, "lr": lr, "params": heads},
+            *(
                 {"name": name, "lr": lr * self._rate(number), "params": self.trunk.trained_parameters(number)}
-            )
-        return [group for group in groups if group["params"]]
+                for number, name in enumerate(self.trunk.stages)
+            ),
+        ]
+
+    def _enter(self, optimizer: Optimizer) -> None:
+        """Gives an optimizer the trained parameters that it lacks: to the groups of their stages, else to new ones."""
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        groups = {group.get("name"): group for group in optimizer.param_groups}
+        rates = {name: self._rate(number) for number, name in enumerate(self.trunk.stages)} | {HEADS: 1.0}
+        known = next((name for name in (HEADS, *self.trunk.stages) if name in groups), None)
+        base = groups[known]["lr"] / rates[known] if known else optimizer.param_groups[0]["lr"]
+        for number, name in enumerate(self.trunk.stages):
+            lacking = [value for value in self.trunk.trained_parameters(number) if id(value) not in held]
+            if lacking and name in groups:
+                groups[name]["params"].extend(lacking)
+            elif lacking:
+                optimizer.add_param_group({"name": name, "params": lacking, "lr": base * rates[name]})
 
     def encoder_state(self) -> dict[str, Any]:
         """All that a checkpoint needs: the step, and tensors by name; of what is frozen only what tells which it is."""
@@ -232,6 +267,8 @@ class VisualEncoder(nn.Module):
 
     def load_encoder_state(self, state: Mapping[str, Any]) -> None:
         """Goes on from ``encoder_state``; stages that were trained there are trained here.
+
+        Before the optimizer is made of ``param_groups`` and its own state is loaded.
 
         Raises:
             VieError: It is of another source.

@@ -74,8 +74,10 @@ def load(
         VieError: There is no such source, its package is missing, or the arguments contradict each other.
     """
     schedule = Schedule(_trained(mode, train_from), layer_decay)
-    if size is not None and str(source).startswith(SIZED):
+    if size is not None and str(source).startswith(SIZED) and not Path(source).is_dir():
         model["size"] = size
+    if model.get("pretrained", ...) is None:  # as jsonargparse fills in, who finds it in the networks' own arguments
+        del model["pretrained"]
     opened = open_source(source, **model)
     sampling = opened.sampling if size is None else replace(opened.sampling, size=size)
     trunk = Trunk(opened.stream, stages(opened.stream), update_statistics)

@@ -81,7 +81,8 @@ def _numbers(array: Array, name: str, length: int, device: torch.device) -> Tens
 
 def _tensor(array: Array, name: str) -> Tensor:
     if isinstance(array, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(array))
+        # torch takes neither negative strides nor arrays that must not be written to.
+        return torch.from_numpy(np.require(array, requirements=["C", "W"]))
     if not isinstance(array, Tensor):
         raise VieError(f"{name} is a {type(array).__name__}: give a numpy array or a torch tensor")
     return array

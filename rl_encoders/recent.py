@@ -1,51 +1,83 @@
 """Features of the batches that were seen last: within one update, agents show the same ones to several networks."""
 
-from collections import OrderedDict, deque
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-BATCHES = 4
-"""Remembered of each encoder: an update sees observations and next observations, one batch each or in two halves."""
-
-ENCODERS = 8
-"""Of which batches are remembered; those used last."""
-
-_SEEN: OrderedDict[str, deque[tuple[Tensor, Tensor]]] = OrderedDict()
+BUDGET = 2**28
+"""Bytes of pixels and features that are remembered, of all encoders together; a larger batch is not."""
 
 
-def encoded_once(fingerprint: str, clips: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    key: object
+    clips: Tensor
+    features: Tensor
+
+    @property
+    def bytes(self) -> int:
+        return self.clips.nbytes + self.features.nbytes
+
+
+_SEEN: list[_Seen] = []
+_LOCK = threading.Lock()
+
+
+def encoded_once(key: object, clips: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
     """Features of clips, by one pass through the trunk for every one of the batches that were seen last.
 
     Actors, critics and their targets hold copies of one frozen encoder, so this is not kept by any of them. Clips that
     come several times in a row, as where many actions are sampled for each observation, are encoded once.
 
     Args:
-        fingerprint: Tells what features depend on besides the clips.
+        key: Tells what features depend on besides the clips, and where else they are kept.
         clips: (N, T, H, W, 3) uint8.
         encode: From some clips (M, T, H, W, 3) to their features (M, ...), without gradient.
 
     Returns:
-        (N, ...).
+        (N, ...), not to be written to: the next caller may be given the same tensor.
     """
-    seen = _SEEN.setdefault(fingerprint, deque(maxlen=BATCHES))
-    _SEEN.move_to_end(fingerprint)
-    while len(_SEEN) > ENCODERS:
-        _SEEN.popitem(last=False)
     new = torch.ones(len(clips), dtype=torch.bool, device=clips.device)
     new[1:] = (clips[1:] != clips[:-1]).flatten(1).any(dim=1)
     first = new.nonzero()[:, 0]
-    alone = clips if len(first) == len(clips) else clips[first]
-    known = (found for batch, found in seen if batch.device == alone.device and torch.equal(batch, alone))
-    features = next(known, None)
+    repeats = len(first) < len(clips)
+    alone = clips[first] if repeats else clips
+    features = _find(key, alone)
     if features is None:
-        features = encode(alone)
-        # The caller may write over its own batch.
-        seen.appendleft((alone.clone() if alone is clips else alone, features))
-    return features if alone is clips else features[new.cumsum(0) - 1]
+        # Not as inference tensors, which could not be trained on later.
+        with torch.inference_mode(False), torch.no_grad():
+            features = encode(alone.clone() if alone.is_inference() else alone)
+            # The caller may write over its own batch.
+            _remember(_Seen(key, alone if repeats and not alone.is_inference() else alone.clone(), features))
+    return features[new.cumsum(0) - 1] if repeats else features
 
 
 def forget() -> None:
     """Frees the batches that are remembered."""
-    _SEEN.clear()
+    with _LOCK:
+        _SEEN.clear()
+
+
+def _find(key: object, clips: Tensor) -> Tensor | None:
+    with _LOCK:
+        candidates = [seen for seen in _SEEN if seen.key == key and seen.clips.device == clips.device]
+    found = next((seen for seen in candidates if torch.equal(seen.clips, clips)), None)
+    if found is None:
+        return None
+    with _LOCK:
+        if found in _SEEN:
+            _SEEN.remove(found)
+            _SEEN.append(found)
+    return found.features
+
+
+def _remember(seen: _Seen) -> None:
+    if seen.bytes > BUDGET:
+        return
+    with _LOCK:
+        _SEEN.append(seen)
+        while sum(each.bytes for each in _SEEN) > BUDGET:
+            del _SEEN[0]

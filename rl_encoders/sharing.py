@@ -1,6 +1,7 @@
 """Frozen tensors of a process: one of each content on each device, however many networks hold it."""
 
 import weakref
+from collections.abc import Mapping
 from hashlib import blake2b
 
 import torch
@@ -16,6 +17,14 @@ def digest(tensor: Tensor) -> bytes:
     return content.digest()
 
 
+def summary(digests: Mapping[str, bytes]) -> bytes:
+    """16 bytes that tell tensors by name from any others."""
+    content = blake2b(digest_size=16)
+    for name in sorted(digests):
+        content.update(name.encode() + b"\0" + digests[name])
+    return content.digest()
+
+
 def shared(tensor: Tensor, content: bytes) -> nn.Parameter:
     """The one frozen tensor of this process with this content on this device.
 
@@ -25,7 +34,9 @@ def shared(tensor: Tensor, content: bytes) -> nn.Parameter:
     """
     key = content, tensor.device
     found = _SHARED.get(key)
-    if found is None:
+    # One that was written to is left to those who hold it, whose ``verify`` finds it.
+    if found is None or found._version != found.version_when_shared:  # type: ignore[attr-defined]
         found = nn.Parameter(tensor.detach(), requires_grad=False)
+        found.version_when_shared = found._version  # type: ignore[attr-defined]
         _SHARED[key] = found
     return found

@@ -2,15 +2,15 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from hashlib import blake2b
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
-from rl_encoders.sharing import digest, shared
+from rl_encoders.sharing import digest, shared, summary
+from rl_encoders.tensors import Place, get, kind, owner, put
 from vie import Stream, VieError
 
 Stages = Sequence[tuple[str, Sequence[str]]]
@@ -23,7 +23,7 @@ class Trunk(nn.Module):
     Agents' libraries initialise, average, copy, save and set to training whatever they find among their modules. So
     the network is no submodule: they find a tree of plain modules that hold the parameters to be trained, under the
     network's own names, and nothing of what is frozen. Frozen tensors are one for all trunks of a process that have
-    the same: a deep copy holds them too, and no checkpoint does.
+    the same: a deep copy holds them too. A checkpoint holds 16 bytes that tell which they are.
 
     Batch norms keep their statistics, in trained stages too, unless ``update_statistics``: an agent's batches are
     small, and of the few places that it has been to.
@@ -32,11 +32,10 @@ class Trunk(nn.Module):
         stages: Names of the stages, from the pixels up.
         first_trained: Number of the lowest stage that is trained; the number of stages if none is.
         weights: The tensors that are trained.
-        frozen_digest: (16,) uint8 that tell what is frozen; a checkpoint holds them in place of it.
     """
 
-    frozen_digest: Tensor
     _network: "_Taps"
+    _where: Tensor
 
     def __init__(self, stream: Stream, stages: Stages, update_statistics: bool = False) -> None:
         """Takes over a network, all frozen.
@@ -45,45 +44,59 @@ class Trunk(nn.Module):
             stream: Made for this trunk alone, which replaces its tensors. Its heads are taken off.
             stages: All tensors of the stream but its heads', each in one stage.
             update_statistics: Whether batch norms of trained stages update their running statistics.
+
+        Raises:
+            VieError: Two modules of the stream hold one tensor.
         """
         super().__init__()
         for head in stream.heads:
             setattr(stream, head, nn.Identity())
-        self.__dict__["_network"] = _Taps(stream)  # not as an attribute: that would make it a submodule
+        tied = {*dict(stream.named_parameters(remove_duplicate=False))} - {*dict(stream.named_parameters())}
+        if tied:
+            raise VieError(f"{stream.model_name} holds one weight in several places ({min(tied)}): take another trunk")
+        self.__dict__["_network"] = _Taps(stream.eval())  # not as an attribute: that would make it a submodule
         self._update_statistics = update_statistics
         self.stages = tuple(name for name, _ in stages)
         self._tensors = [list(names) for _, names in stages]
         self._digests: dict[str, bytes] = {}
+        self._places: list[Place] = []
+        self._still: list[nn.Module] = []
         self.first_trained = len(self.stages)
         self.weights = nn.Module()
-        self._places: list[_Place] = []
-        tied = {*dict(stream.named_parameters(remove_duplicate=False))} - {*dict(stream.named_parameters())}
-        if tied:
-            raise VieError(f"{stream.model_name} holds one weight in several places ({min(tied)}): take another trunk")
+        self.register_buffer("_where", torch.empty(0), persistent=False)
         for name in self._names():
-            tensor = _get(stream, name)
+            tensor = get(stream, name)
             self._digests[name] = digest(tensor)
-            _set(stream, name, shared(tensor, self._digests[name]), _kind(stream, name))
+            put(stream, name, shared(tensor, self._digests[name]), kind(stream, name))
         self._loaded = dict(self._digests)
-        self.register_buffer("frozen_digest", self._summary())
-        stream.eval()
-        self._followers: list[nn.Module] = []
 
     def forward(self, clip: Tensor) -> dict[str, Tensor]:
         """The taps of a normalised clip (B, 3, T, H, W); see ``vie.Stream.forward_features``."""
+        self._follow(clip.device)
         if not self.is_trained:
             with torch.no_grad():
                 return self._network(clip)
         if torch.compiler.is_compiling():
-            trained = {f"stream.{name}": tensor for name, tensor in self._trained().items()}
+            trained = {f"stream.{place.name}": place.tensor() for place in self._places}
             return functional_call(self._network, trained, (clip,))
-        self._bring()
-        return self._network(clip)
+        # As functional_call does, which takes longer than a small network.
+        try:
+            for place in self._places:
+                place.within[place.leaf] = place.tensor()
+            return self._network(clip)
+        finally:
+            for place in self._places:
+                place.within[place.leaf] = place.empty
 
     @property
     def stream(self) -> Stream:
         """The network, for what it knows of itself; tensors of trained stages are not in it."""
         return self._network.stream
+
+    @property
+    def device(self) -> torch.device:
+        """Where the host has put the trunk."""
+        return self._where.device
 
     @property
     def is_trained(self) -> bool:
@@ -104,36 +117,42 @@ class Trunk(nn.Module):
         """
         new: list[nn.Parameter] = []
         for name in self._names(first, self.first_trained):
-            frozen = _get(self.stream, name)
-            kind = _kind(self.stream, name)
-            if kind == "_buffers" and not self._update_statistics:
+            frozen, where = get(self.stream, name), kind(self.stream, name)
+            if where == "_buffers" and not self._update_statistics:
                 continue
-            tensor: Tensor = frozen.detach().clone()
-            if kind == "_parameters":
-                parameter = tensor = nn.Parameter(tensor)
-                new.append(parameter)
-            _set(self.weights, name, tensor, kind)
-            owners = [_owner(module, name)[0] for module in (self.weights, self.stream)]
-            self._places.append(_Place(name, name.rpartition(".")[2], *(getattr(owner, kind) for owner in owners)))
-            # So that a trunk that forgot to bring a trained tensor fails, rather than compute with an old one.
-            _set(self.stream, name, nn.Parameter(torch.empty_like(tensor, device="meta"), requires_grad=False), kind)
+            tensor = frozen.detach().to(self.device, copy=True)
+            if where == "_parameters":
+                tensor = nn.Parameter(tensor)
+                new.append(tensor)
+            put(self.weights, name, tensor, where)
+            # On no device, so that computing without the trained tensor fails rather than takes an old one.
+            empty = nn.Parameter(torch.empty_like(tensor, device="meta"), requires_grad=False)
+            (seen, leaf), (within, _) = owner(self.weights, name), owner(self.stream, name)
+            self._places.append(Place(name, leaf, seen, getattr(within, where), empty))
+            put(self.stream, name, empty, where)
             del self._digests[name]
         self.first_trained = min(first, self.first_trained)
-        self.frozen_digest = self._summary()
-        self._followers = self._find_followers()
+        self._still = self._find_still()
         self.train(self.training)
         return new
 
     def trained_parameters(self, number: int) -> list[nn.Parameter]:
         """Those of a stage, none if it is frozen."""
-        trained = self._trained()
+        trained = self.trained()
         found = (trained.get(name) for name in self._tensors[number])
         return [tensor for tensor in found if isinstance(tensor, nn.Parameter)]
 
+    def trained(self) -> dict[str, Tensor]:
+        """What is trained, by its names in the network."""
+        return {place.name: place.tensor() for place in self._places}
+
+    def frozen(self) -> dict[str, Tensor]:
+        """What is frozen, by its names in the network."""
+        return {name: get(self.stream, name) for name in self._digests}
+
     def fingerprint(self) -> str:
         """32 hexadecimal digits that change with any weight, frozen or trained."""
-        now = self._digests | {name: digest(tensor) for name, tensor in self._trained().items()}
-        return _summarise(now).hex()
+        return summary(self._digests | {name: digest(tensor) for name, tensor in self.trained().items()}).hex()
 
     def verify(self, optimizer: Optimizer | None = None, as_loaded: bool = False) -> None:
         """Raises ``VieError``, which names the layer, if what is frozen has changed, or could.
@@ -142,77 +161,80 @@ class Trunk(nn.Module):
             optimizer: Of the host: it must hold every trained parameter, once.
             as_loaded: What is trained has to be as it was loaded, too: after construction, before the first update.
         """
-        for name, known in self._digests.items():
-            if digest(_get(self.stream, name)) != known:
+        for name, tensor in self.frozen().items():
+            if digest(tensor) != self._digests[name]:
                 raise VieError(f"{name} is frozen and has changed: it was written to past the encoder")
-            if _get(self.stream, name).requires_grad:
+            if tensor.requires_grad:
                 raise VieError(
                     f"{name} is frozen and asks for gradients: something has set requires_grad past the encoder"
                 )
-        followers = {id(module) for module in self._followers}
-        for name, module in self.stream.named_modules():
-            if module.training and id(module) not in followers:
-                raise VieError(f"{name} is frozen and in training mode: something has called train() past the encoder")
-        if self._summary().tolist() != self.frozen_digest.tolist():
-            raise VieError("frozen_digest has changed: the host averages or initialises buffers of integers")
-        trained = self._trained()
-        if as_loaded:
-            for name, tensor in trained.items():
-                if digest(tensor) != self._loaded[name]:
-                    raise VieError(
-                        f"{name} is not as it was loaded: the host has initialised it anew (Stable-Baselines3: "
-                        "ortho_init=False), or has trained already"
-                    )
-        if optimizer is not None:
-            held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
-            for name, tensor in trained.items():
-                if isinstance(tensor, nn.Parameter) and held.count(id(tensor)) != 1:
-                    raise VieError(
-                        f"{name} is to be trained and is {held.count(id(tensor))} times in the optimizer: give it "
-                        "param_groups(), and what a schedule unfreezes"
-                    )
+        still = self.stream.modules() if not self.is_trained else self._still
+        names = {id(module): name for name, module in self.stream.named_modules()}
+        for module in still:
+            if module.training:
+                raise VieError(
+                    f"{names[id(module)] or 'the trunk'} is frozen and in training mode: something has called train() "
+                    "past the encoder"
+                )
+        held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]] if optimizer else []
+        for name, tensor in self.trained().items():
+            if as_loaded and digest(tensor) != self._loaded[name]:
+                raise VieError(
+                    f"{name} is not as it was loaded: the host has initialised it anew (Stable-Baselines3: "
+                    "ortho_init=False), or has trained already"
+                )
+            if isinstance(tensor, nn.Parameter) and not tensor.requires_grad:
+                raise VieError(f"{name} is to be trained and asks for no gradients: load it with mode=frozen instead")
+            if optimizer and isinstance(tensor, nn.Parameter) and held.count(id(tensor)) != 1:
+                raise VieError(
+                    f"{name} is to be trained and is {held.count(id(tensor))} times in the optimizer: give it "
+                    "param_groups(), and what a schedule unfreezes"
+                )
 
     def train(self, mode: bool = True) -> Self:
         """Sets what is trained to training; what is frozen, and batch norms that keep their statistics, never."""
         super().train(mode)
-        for module in self._followers:
-            module.training = mode
+        if self.is_trained:
+            self.stream.train(mode)  # by each module's own method: some forget there what they have kept for testing
+            for module in self._still:
+                module.training = False
         return self
 
-    def _find_followers(self) -> list[nn.Module]:
-        """Modules of the network that are in training mode when the host says so."""
-        trained = self._trained()
+    def _find_still(self) -> list[nn.Module]:
+        """Modules of the network that stay as in testing when the host trains."""
+        trained = [place.name for place in self._places]
 
-        def visit(module: nn.Module, name: str) -> Iterator[nn.Module]:
-            frozen = any(at.startswith(name) for at in self._digests) and not any(at.startswith(name) for at in trained)
-            keeps = isinstance(module, nn.modules.batchnorm._BatchNorm) and not self._update_statistics
-            if frozen or keeps:
-                return
-            yield module
+        def visit(module: nn.Module, name: str, still: bool) -> Iterator[nn.Module]:
+            still = still or (
+                any(at.startswith(name) for at in self._digests) and not any(at.startswith(name) for at in trained)
+            )
+            if still or (isinstance(module, nn.modules.batchnorm._BatchNorm) and not self._update_statistics):
+                yield module
             for child_name, child in module.named_children():
-                yield from visit(child, f"{name}{child_name}.")
+                yield from visit(child, f"{name}{child_name}.", still)
 
-        return list(visit(self.stream, "")) if trained else []
+        return list(visit(self.stream, "", False))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Moves and casts; what is frozen as well."""
+        """Moves what is frozen too."""
+        with torch.no_grad():
+            probe = fn(torch.empty(0))
+        if probe.dtype != torch.float32:
+            raise VieError(f"a trunk is not cast to {probe.dtype}: load it with precision=bf16 or fp16")
         super()._apply(fn, recurse)
-        self._bring()
-        for name, known in self._digests.items():
-            before = _get(self.stream, name)
-            with torch.no_grad():
-                after = fn(before)
-            if after is not before:
-                content = known if after.dtype == before.dtype else digest(after)
-                self._digests[name] = content
-                _set(self.stream, name, shared(after, content), _kind(self.stream, name))
-        self.frozen_digest = self._summary()
+        self._follow(self.device)
         return self
 
+    def _follow(self, device: torch.device) -> None:
+        """Moves what is frozen to a device; some hosts move everything else one tensor at a time."""
+        for name, known in self._digests.items():
+            tensor = get(self.stream, name)
+            if device in (tensor.device, torch.device("meta")):
+                return
+            put(self.stream, name, shared(tensor.to(device), known), kind(self.stream, name))
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        for name in self._digests:
-            frozen = _get(self.stream, name)
-            memo[id(frozen)] = frozen
+        memo |= {id(frozen): frozen for frozen in self.frozen().values()}
         made = type(self).__new__(type(self))
         memo[id(self)] = made
         made.__dict__.update(copy.deepcopy(self.__dict__, memo))
@@ -222,46 +244,36 @@ class Trunk(nn.Module):
         """In another process, or out of a file of the host's: what is frozen may be here already."""
         super().__setstate__(state)
         for name, known in self._digests.items():
-            _set(self.stream, name, shared(_get(self.stream, name), known), _kind(self.stream, name))
+            put(self.stream, name, shared(get(self.stream, name), known), kind(self.stream, name))
+
+    def get_extra_state(self) -> Tensor:
+        """What a checkpoint holds in place of what is frozen: (16,) uint8 that tell it from any other."""
+        return torch.tensor(list(summary(self._digests)), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Read before anything is changed, by ``_load_from_state_dict``."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         saved = {name.removeprefix(f"{prefix}weights.") for name in state_dict if name.startswith(f"{prefix}weights.")}
-        trained_there = [number for number, names in enumerate(self._tensors) if saved.intersection(names)]
-        self.train_from(min(trained_there, default=self.first_trained))
-        there = state_dict.get(f"{prefix}frozen_digest")
-        if there is not None and there.tolist() != self.frozen_digest.tolist():
+        there = [number for number, names in enumerate(self._tensors) if saved.intersection(names)]
+        first = min(there, default=len(self.stages))
+        frozen = state_dict.get(f"{prefix}_extra_state")
+        if first > self.first_trained:
+            raise VieError(
+                f"the checkpoint has trained {self.stream.model_name} from stage {first} on, and this encoder is "
+                f"trained from stage {self.first_trained} on: load it with the mode or schedule that it was saved with"
+            )
+        kept = {name: known for name, known in self._digests.items() if name not in saved}
+        if frozen is not None and bytes(frozen.tolist()) != summary(kept):
             raise VieError(
                 f"the checkpoint belongs to another encoder: what it left frozen is not what is frozen here "
-                f"({self.stream.model_name} below stage {self.first_trained}): load the same source first"
+                f"({self.stream.model_name} below stage {first}): load the same source first"
             )
+        self.train_from(first)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def _names(self, first: int = 0, end: int | None = None) -> list[str]:
         return [name for names in self._tensors[first:end] for name in names]
-
-    def _bring(self) -> None:
-        """Has the network compute with the trained tensors as they are now: hosts exchange them for the time of a call.
-
-        ``functional_call`` does so too, and puts back what was there; that takes longer than a small network.
-        """
-        for place in self._places:
-            place.within[place.leaf] = place.registered[place.leaf]
-
-    def _trained(self) -> dict[str, Tensor]:
-        return {place.name: place.registered[place.leaf] for place in self._places}
-
-    def _summary(self) -> Tensor:
-        some = next(iter([*self._trained().values(), _get(self.stream, self._names()[0])]))
-        return torch.tensor(list(_summarise(self._digests)), dtype=torch.uint8, device=some.device)
-
-
-class _Place(NamedTuple):
-    """Where a trained tensor stands: among those of a module that the host sees, and of the network's own."""
-
-    name: str
-    leaf: str
-    registered: dict[str, Tensor]
-    within: dict[str, Tensor]
 
 
 class _Taps(nn.Module):
@@ -271,36 +283,3 @@ class _Taps(nn.Module):
 
     def forward(self, clip: Tensor) -> dict[str, Tensor]:
         return self.stream.forward_features(clip)
-
-
-def _summarise(digests: dict[str, bytes]) -> bytes:
-    content = blake2b(digest_size=16)
-    for name in sorted(digests):
-        content.update(name.encode() + b"\0" + digests[name])
-    return content.digest()
-
-
-def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
-    path, _, leaf = name.rpartition(".")
-    return module.get_submodule(path), leaf
-
-
-def _get(module: nn.Module, name: str) -> Tensor:
-    owner, leaf = _owner(module, name)
-    found: Tensor = getattr(owner, leaf)
-    return found
-
-
-def _kind(module: nn.Module, name: str) -> str:
-    owner, leaf = _owner(module, name)
-    return "_parameters" if leaf in owner._parameters else "_buffers"
-
-
-def _set(module: nn.Module, name: str, tensor: Tensor, kind: str) -> None:
-    """Puts a tensor among the parameters or buffers of a module; modules on the way are made."""
-    *path, leaf = name.split(".")
-    for part in path:
-        if part not in module._modules:
-            module.add_module(part, nn.Module())
-        module = module.get_submodule(part)
-    getattr(module, kind)[leaf] = tensor

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from benchmarks.control.episodes import Frames
 from rl_encoders import VisualEncoder
+from rl_encoders.encoder import HEADS
 from vie import VieError
 
 TASKS = {"clone": 1, "inverse": 2}
@@ -100,7 +101,7 @@ def probe(frames: Frames, encoder: VisualEncoder, config: ProbeConfig, kept: Ten
     optimizer = torch.optim.Adam(
         [
             {"name": "readout", "params": readout.parameters(), "lr": config.lr},
-            *(group | {"lr": config.lr} if group["name"] == "heads" else group for group in groups),
+            *(group | {"lr": config.lr} if group["name"] == HEADS else group for group in groups),
         ]
     )
     if encoder.trunk.is_trained:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from benchmarks.speed import hosts_d3rlpy, hosts_sb3
 from benchmarks.speed.plain import PlainTrunk
 from benchmarks.speed.record import Job, Table, in_turns, medians
-from rl_encoders import VisualEncoder, recent
+from rl_encoders import VisualEncoder
 from vie import create_model, save_pretrained
 
 COLUMNS = {
@@ -31,6 +31,8 @@ COLUMNS = {
     "updates/s": ".2f",
 }
 MODES = ("frozen", "finetune")
+UPDATES = 3
+"""Of which the pictures are counted."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,11 @@ def _rows(
     built = [_changed(_trunks(agent), loaded) for agent in agents]
     seen = []
     for agent in agents:
+        agent.update()
         with _counted(agent) as pictures:
-            recent.forget()
-            agent.update()
-        seen.append(sum(pictures))
+            for _ in range(UPDATES):
+                agent.update()
+        seen.append(sum(pictures) / UPDATES)
     ways = {str(number): agent.update for number, agent in enumerate(agents)}
     times = medians(in_turns(ways, settings[0].device, *((0.05, 2) if quick else (3.0, 5))))
     rows = []
@@ -127,8 +130,7 @@ def _trunks(agent: Agent) -> list[dict[str, Tensor]]:
     found = []
     for module in agent.modules():
         if isinstance(module, VisualEncoder):
-            frozen = {name: value for name, value in module.trunk.stream.state_dict().items() if not value.is_meta}
-            found.append(frozen | dict(module.trunk.weights.named_parameters()))
+            found.append(module.trunk.frozen() | module.trunk.trained())
         elif isinstance(module, PlainTrunk):
             found.append({name: value for name, value in module.model.state_dict().items() if value.numel()})
     return found

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import d3rlpy
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 HIDDEN = 256
 STEPS = 128
 ACTION = 4
+BATCHES = 64
 
 
 class _Plain(nn.Module):
@@ -87,7 +89,8 @@ class CalQL:
             terminated=True,
         )
         data = d3rlpy.dataset.ReplayBuffer(d3rlpy.dataset.InfiniteBuffer(), episodes=[episode])
-        self.batch = data.sample_transition_batch(setting.batch)
+        # Never the same one twice in a row: what was seen last is remembered.
+        self.batches = cycle([data.sample_transition_batch(setting.batch) for _ in range(BATCHES)])
 
     def modules(self) -> Iterator[nn.Module]:
         """Of the actor, the critics and their targets."""
@@ -97,7 +100,7 @@ class CalQL:
 
     def update(self) -> None:
         """One batch."""
-        self.algorithm.update(self.batch)
+        self.algorithm.update(next(self.batches))
 
 
 HOSTS = {"d3rlpy Cal-QL": CalQL}

@@ -39,9 +39,16 @@ class _Read(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = from_config(encoder)
+        if self.encoder.schedule.layer_decay != 1 or len(self.encoder.schedule.trained) > 1:
+            raise VieError(
+                "d3rlpy gives all parameters of a network one learning rate, and asks nobody between updates: leave "
+                "out layer_decay, and give train_from one stage"
+            )
+        if not hidden:
+            raise VieError("hidden_units is empty: d3rlpy's networks want one layer at least behind the encoder")
         self.scaled = scaled
         self.several = bool(self.encoder.heads.views or self.encoder.heads.proprio)
-        self.names = [*(self.encoder.heads.views or ["pixels"]), *(self.encoder.heads.proprio or {})]
+        self.names = self.encoder.heads.parts
         shapes = list(shapes) if self.several else [shapes]
         if len(shapes) != len(self.names):
             raise VieError(
@@ -72,10 +79,13 @@ class _Read(nn.Module):
         return encoded
 
     def _pixels(self, name: str, floats: Tensor) -> Tensor:
-        # d3rlpy's first call asks for the size of the output, with noise in place of pixels.
-        if not self._probed:
-            floats = torch.zeros_like(floats)
-        return frames(floats.float(), name, self.scaled, channels_first=True, cure=CURE)
+        try:
+            return frames(floats.float(), name, self.scaled, channels_first=True, cure=CURE)
+        except VieError:
+            if self._probed:
+                raise
+            # d3rlpy's first call asks for the size of the output, with noise in place of pixels.
+            return frames(torch.zeros_like(floats), name, self.scaled, channels_first=True, cure=CURE)
 
 
 class VieEncoder(_Read, Encoder):

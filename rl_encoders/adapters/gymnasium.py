@@ -121,8 +121,9 @@ class _Encode:
                 "history is for observations that hold several clips: wrap in gymnasium's frame stack instead"
             )
         self.encoder = encoder.eval()
-        self.cameras = list(encoder.heads.views) or (["pixels"] if encoder.heads.proprio else [])
-        self.taken = [*self.cameras, *(encoder.heads.proprio or {})]
+        several = bool(encoder.heads.views or encoder.heads.proprio)
+        self.cameras = encoder.heads.cameras if several else []
+        self.taken = encoder.heads.parts if several else []
         clips = encoder.sampling.frames > 1 and control_hz is not None
         self._buffers = (
             [{name: ClipBuffer(encoder.sampling, control_hz) for name in self.cameras or [""]} for _ in range(count)]
@@ -175,6 +176,11 @@ def _space(before: spaces.Space[Any], encode: _Encode) -> spaces.Space[Any]:
     vector = spaces.Box(-np.inf, np.inf, (encode.encoder.output_dim,), np.float32)
     if not isinstance(before, spaces.Dict):
         return vector
+    if not encode.taken:
+        raise VieError(
+            f"the environment's observations are a mapping of {', '.join(before.spaces)}: load the encoder with "
+            "views=[NAME]"
+        )
     for name in encode.taken:
         if name not in before.spaces:
             raise VieError(f"the environment's observations have no {name!r}: they have {', '.join(before.spaces)}")

@@ -5,9 +5,11 @@ encoder=dict(source="runs/slow/encoder-la", mode="frozen"))))``; "MultiInputPoli
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from operator import attrgetter
+from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from rl_encoders.adapters.pixels import frames
 from rl_encoders.encoder import VisualEncoder
@@ -22,6 +24,8 @@ try:
     from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 except ImportError as error:
     raise VieError(f"the adapter needs Stable-Baselines3 ({error}): pip install 'vie[sb3]'") from error
+
+Algorithm = TypeVar("Algorithm", bound=BaseAlgorithm)
 
 
 class VieExtractor(BaseFeaturesExtractor):
@@ -44,6 +48,8 @@ class VieExtractor(BaseFeaturesExtractor):
             VieError: The space holds no picture where the encoder wants one.
         """
         loaded = from_config(encoder)
+        if loaded.schedule.layer_decay != 1:
+            raise VieError("layer_decay: Stable-Baselines3 gives all parameters one learning rate: leave it out")
         super().__init__(observation_space, features_dim=loaded.output_dim)
         self.encoder = loaded
         self._pictures = {name: _channels_first(name, space) for name, space in self._cameras(observation_space)}
@@ -63,7 +69,7 @@ class VieExtractor(BaseFeaturesExtractor):
         if not isinstance(space, spaces.Dict):
             yield "", space
             return
-        for name in self.encoder.heads.views or ("pixels",):
+        for name in self.encoder.heads.cameras:
             if name not in space.spaces:
                 raise VieError(f"the observations have no camera {name!r}: they have {', '.join(space.spaces)}")
             yield name, space.spaces[name]
@@ -92,23 +98,65 @@ def verify(model: BaseAlgorithm, as_loaded: bool = False) -> None:
     """``VisualEncoder.verify`` for every encoder of an agent.
 
     Raises:
-        VieError: There is none, or SB3 has done to it what it should not.
+        VieError: There is none, SB3 has done to it what it should not, or its schedule is not followed.
     """
     found = encoders(model)
     if not found:
         raise VieError("the agent has no encoder: give features_extractor_class=VieExtractor in policy_kwargs")
     for encoder in found:
         encoder.verify(as_loaded=as_loaded)
+        if encoder.schedule.first_trained(encoder.trunk, model.num_timesteps) < encoder.trunk.first_trained:
+            raise VieError("the encoder's schedule is not followed: give callback=UnfreezeCallback() to learn()")
+    for optimizer, parts in _optimizers(model):
+        for encoder in parts:
+            encoder.verify(optimizer)
 
 
 class UnfreezeCallback(BaseCallback):
     """Follows the encoders' schedule: ``model.learn(…, callback=UnfreezeCallback())``. Steps are the environment's."""
 
     def _on_step(self) -> bool:
-        for name, part in self.model.policy.named_children():
-            optimizer = getattr(part, "optimizer", None) or getattr(self.model.policy, "optimizer", None)
-            targets = name.endswith("_target")
-            for module in part.modules():
-                if isinstance(module, VisualEncoder):
-                    module.advance(self.num_timesteps, None if targets else optimizer)
+        for encoder in encoders(self.model):
+            encoder.advance(self.num_timesteps)
+        _enter(self.model)
         return True
+
+
+def load(kind: type[Algorithm], path: str, **arguments: Any) -> Algorithm:
+    """``kind.load(path, …)`` of an agent in which a schedule has unfrozen something.
+
+    SB3 reads states of optimizers into new ones, which know nothing yet of what was unfrozen.
+    """
+
+    class Loading(kind):  # type: ignore[valid-type, misc]
+        def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: Any = "auto") -> None:
+            for name, state in load_path_or_dict.items():
+                part = attrgetter(name)(self)
+                if isinstance(part, nn.Module):
+                    part.load_state_dict(state)
+            _enter(self)
+            super().set_parameters(load_path_or_dict, exact_match, device)
+
+    model: Algorithm = Loading.load(path, **arguments)
+    model.__class__ = kind
+    return model
+
+
+def _enter(model: BaseAlgorithm) -> None:
+    """Has optimizers hold what was unfrozen, in the one group whose rate SB3 sets."""
+    for optimizer, parts in _optimizers(model):
+        held = {id(value) for group in optimizer.param_groups for value in group["params"]}
+        for encoder in parts:
+            for value in encoder.trunk.parameters():
+                if id(value) not in held:
+                    optimizer.param_groups[0]["params"].append(value)
+
+
+def _optimizers(model: BaseAlgorithm) -> Iterator[tuple[Optimizer, list[VisualEncoder]]]:
+    """Each optimizer of a policy and the encoders that it trains; targets have none."""
+    whole = getattr(model.policy, "optimizer", None)
+    parts: list[Any] = [model.policy] if whole else list(model.policy.children())
+    for part in parts:
+        optimizer = getattr(part, "optimizer", None)
+        if optimizer:
+            yield optimizer, [module for module in part.modules() if isinstance(module, VisualEncoder)]

@@ -160,6 +160,19 @@ def test_cameras_and_state(source):
     assert encoders(made)[0].output_dim == 13
 
 
+def test_the_first_pictures_are_seen(source, pictures):
+    encoder = VieEncoderFactory({"source": source, "size": 32}, [16]).create((3, 32, 32))
+    floats = torch.from_numpy(pictures.transpose(0, 3, 1, 2)).float()
+    assert torch.equal(encoder(floats), encoder(floats))
+
+
 def test_mistakes_are_named(source, data):
+    for more, hidden, message in (
+        ({"mode": "finetune", "layer_decay": 0.5}, [16], "leave out layer_decay"),
+        ({"mode": "partial", "train_from": {0: "none", 9: "all"}}, [16], "give train_from one stage"),
+        ({}, [], "hidden_units is empty"),
+    ):
+        with pytest.raises(VieError, match=message):
+            VieEncoderFactory({"source": source, "size": 32, **more}, hidden).create((3, 32, 32))
     with pytest.raises(VieError, match="observations have 2 parts, the encoder takes front"):
         algorithm("iql", source, episodes(Dot(cameras=("front",), state=2)), views=["front"])

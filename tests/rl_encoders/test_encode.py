@@ -122,7 +122,7 @@ def test_a_killed_command_goes_on(written, source, tmp_path):
     assert found >= 4
 
 
-def test_an_episode_that_cannot_be_read_costs_no_other(source, tmp_path, caplog):
+def test_an_episode_that_cannot_be_read_costs_no_other(source, tmp_path, caplog, capsys):
     folder = tmp_path / "dataset"
     write_version_2(folder)
     (folder / f"videos/chunk-000/{CAMERA}/episode_000001.mp4").write_bytes(b"no video")
@@ -132,6 +132,10 @@ def test_an_episode_that_cannot_be_read_costs_no_other(source, tmp_path, caplog)
     assert report.frames == LENGTHS[0] + LENGTHS[2]
     assert list(report.failed) == ["episode 1"]
     assert "episode 1 is left out" in caplog.text
+    with pytest.raises(SystemExit) as ended:
+        main(["encode", str(folder), source, "--cache", str(tmp_path / "cache"), "--limit-gb", "0.0625", "size=32"])
+    assert ended.value.code == 1
+    assert "1 episodes could not be read" in capsys.readouterr().err
 
 
 def test_mistakes_are_named(written, source, tiny_corpus, tmp_path, capsys):

@@ -2,12 +2,13 @@
 
 import copy
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
-from rl_encoders import VisualEncoder, from_config, load
+from rl_encoders import FeatureCache, VisualEncoder, from_config, load, recent
 from rl_encoders.pooling import POOLS
 from vie import VieError, create_model, save_pretrained
 from vie import load as load_vie
@@ -193,9 +194,11 @@ class TestTraining:
     def test_rates_decay_from_the_top(self):
         encoder = seeded(**STILL, mode="finetune", layer_decay=0.5, project=4)
         groups = {group["name"]: group for group in encoder.param_groups(1.0)}
+        assert list(groups) == ["heads", "conv1", "conv2", "conv3", "conv4", "conv5"]
         assert [groups[name]["lr"] for name in ("conv1", "conv4", "conv5", "heads")] == [0.5**5, 0.25, 0.5, 1.0]
         assert sum(len(group["params"]) for group in groups.values()) == len(list(encoder.parameters()))
         encoder.verify(torch.optim.SGD(encoder.param_groups(0.1)))
+        torch.optim.SGD(seeded(**STILL).param_groups(0.1))  # of nothing to train
 
     def test_a_schedule_unfreezes_into_the_optimizer(self, pictures):
         encoder = seeded(
@@ -213,7 +216,49 @@ class TestTraining:
             optimizer.step()
         assert trained == [5] * 5 + [4] * 4 + [0] * 2
         assert encoder.feature_fingerprint() != before
-        assert optimizer.param_groups[1]["lr"] == 0.05
+        assert {group["name"]: group["lr"] for group in optimizer.param_groups}["conv5"] == 0.05
+
+    def test_an_optimizer_of_its_own_is_given_what_is_unfrozen(self, pictures):
+        encoder = seeded(
+            **STILL, mode="partial", train_from={0: "none", 1: "conv5", 2: "all"}, layer_decay=0.5, project=4
+        )
+        optimizer = torch.optim.SGD(encoder.project.parameters(), lr=1.0)
+        for step in range(3):
+            encoder.advance(step, optimizer)
+        encoder.verify(optimizer)
+        rates = {group.get("name"): group["lr"] for group in optimizer.param_groups}
+        assert (rates["conv5"], rates["conv4"], rates["conv1"]) == (0.5, 0.25, 0.5**5)
+
+    def test_an_optimizer_goes_on_at_any_stage(self, pictures):
+        """As if the training had not been interrupted."""
+        config = STILL | {"mode": "partial", "train_from": {0: "conv5", 2: "conv4", 4: "all"}, "project": 4}
+
+        def steps(encoder, optimizer, scheduler, first, end):
+            for step in range(first, end):
+                encoder.advance(step, optimizer)
+                optimizer.zero_grad()
+                encoder(pictures).square().mean().backward()
+                optimizer.step()
+                scheduler.step()
+
+        def made():
+            encoder = seeded(**config)
+            optimizer = torch.optim.Adam(encoder.param_groups(0.01))
+            return encoder, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
+
+        whole = made()
+        steps(*whole, 0, 6)
+        first = made()
+        steps(*first, 0, 3)
+        saved = copy.deepcopy([first[0].encoder_state(), first[1].state_dict(), first[2].state_dict()])
+        encoder = seeded(**config)
+        encoder.load_encoder_state(saved[0])
+        optimizer = torch.optim.Adam(encoder.param_groups(0.01))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
+        optimizer.load_state_dict(saved[1])
+        scheduler.load_state_dict(saved[2])
+        steps(encoder, optimizer, scheduler, 3, 6)
+        assert torch.equal(encoder(pictures), whole[0](pictures))
 
     def test_a_state_goes_on_where_it_was(self, pictures):
         schedule = {0: "none", 3: "conv5", 6: "conv4"}
@@ -277,3 +322,112 @@ class TestConfigs:
     def test_mistakes_are_named(self, config, message):
         with pytest.raises(VieError, match=message):
             from_config(config)
+
+
+@pytest.mark.parametrize("mode", ["frozen", "finetune"])
+def test_it_can_be_mapped_over_batches(pictures, mode):
+    encoder = seeded(**STILL, mode=mode)
+    batches = torch.from_numpy(np.stack([pictures, pictures[::-1]]))
+    with torch.no_grad():
+        found = torch.vmap(encoder)(batches)
+        wanted = torch.stack([encoder(batch) for batch in batches])
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_trunk_that_keeps_something_in_tests_forgets_it_when_trained():
+    """LeViT keeps its attention biases."""
+    pytest.importorskip("timm")
+    encoder = seeded(source="timm_levit_128s", mode="finetune").eval()
+    pixels = np.zeros((1, 224, 224, 3), np.uint8)
+    with torch.no_grad():
+        before = encoder(pixels)
+        for name, value in encoder.trunk.trained().items():
+            if "attention_biases" in name:
+                value.add_(torch.randn_like(value))
+        assert not torch.allclose(encoder.train().eval()(pixels), before)
+
+
+def test_config_libraries_make_it(saved):
+    jsonargparse = pytest.importorskip("jsonargparse")
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--encoder", type=VisualEncoder)
+    block = {"class_path": "rl_encoders.load", "init_args": {"source": str(saved), "project": 7}}
+    made = parser.instantiate(parser.parse_object({"encoder": block})).encoder
+    assert isinstance(made, VisualEncoder)
+    assert made.output_dim == 7
+
+
+class TestMemory:
+    """Of the batches that were seen last."""
+
+    @pytest.fixture(autouse=True)
+    def _fresh(self):
+        recent.forget()
+        yield
+        recent.forget()
+
+    def count(self, encoder):
+        seen = []
+        encoder.trunk.register_forward_hook(lambda _, inputs, output: seen.append(len(inputs[0])))
+        return seen
+
+    def test_three_cameras_go_through_the_trunk_once_in_an_update(self, pictures):
+        encoder = seeded(**STILL, views=["a", "b", "c"])
+        target = copy.deepcopy(encoder)
+        seen, again = self.count(encoder), self.count(target)
+        now, after = ({name: pictures + shift + number for number, name in enumerate("abc")} for shift in (0, 10))
+        for network in (encoder, target, encoder, target):
+            network(now)
+            network(after)
+        assert len(seen) == 6
+        assert again == []
+
+    def test_repeated_pictures_go_through_it_once(self, pictures):
+        encoder = seeded(**STILL)
+        seen = self.count(encoder)
+        repeated = encoder(np.repeat(pictures, 4, axis=0))
+        assert seen == [3]
+        assert torch.equal(repeated, encoder(pictures).repeat_interleave(4, dim=0))
+
+    def test_what_is_remembered_is_bounded(self, pictures, monkeypatch):
+        encoder = seeded(**STILL)
+        monkeypatch.setattr(recent, "BUDGET", 2 * (pictures.nbytes + 3 * 64 * 4))
+        for shift in range(5):
+            encoder(pictures + shift)
+        assert len(recent._SEEN) == 2
+        monkeypatch.setattr(recent, "BUDGET", 10)
+        encoder(pictures + 9)
+        assert not any(torch.equal(each.clips[:, 0], torch.from_numpy(pictures + 9)) for each in recent._SEEN)
+
+    def test_threads(self, pictures):
+        encoder = seeded(**STILL)
+        wanted = [encoder(pictures + shift) for shift in range(6)]
+
+        def work(number):
+            order = np.random.default_rng(number).integers(0, 6, 40).tolist()
+            return all(torch.equal(encoder(pictures + shift), wanted[shift]) for shift in order)
+
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(work, range(4)))
+
+    def test_it_does_not_stand_before_a_cache(self, pictures, tmp_path):
+        plain = seeded(**STILL)
+        cache = FeatureCache(tmp_path, 2**24)
+        cached = seeded(**STILL, cache=cache)
+        plain(pictures)
+        cached(pictures)
+        assert cache.statistics().entries == 3
+        assert copy.deepcopy(cached).cache is cache
+
+    def test_it_holds_no_inference_tensors(self, pictures):
+        encoder = seeded(**STILL | {"size": 64}, pool="spatial_softmax")
+        with torch.inference_mode():
+            encoder(pictures)
+            encoder(torch.from_numpy(pictures).clone())
+        encoder(pictures).sum().backward()
+
+    def test_networks_of_the_same_weights_are_not_mixed_up(self, pictures):
+        pytest.importorskip("timm")
+        one, other = (seeded(source="timm_vit_tiny_patch16_224", size=64, embed_dim=dim) for dim in (128, 64))
+        assert one.fingerprint() == other.fingerprint()
+        assert one.feature_fingerprint() != other.feature_fingerprint()

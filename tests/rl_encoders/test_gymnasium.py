@@ -97,3 +97,5 @@ def test_an_encoder_that_learns_is_refused():
 def test_a_camera_that_is_not_there_is_named():
     with pytest.raises(VieError, match="observations have no 'top': they have front, state"):
         EncodeObservation(Dot(cameras=("front",), state=2), load(**STILL, views=["top"]))
+    with pytest.raises(VieError, match="a mapping of front, state: load the encoder with views"):
+        EncodeObservation(Dot(cameras=("front",), state=2), load(**STILL))

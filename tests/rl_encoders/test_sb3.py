@@ -12,6 +12,7 @@ from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
 from rl_encoders import load
+from rl_encoders.adapters import sb3
 from rl_encoders.adapters.sb3 import UnfreezeCallback, VieExtractor, encoders, verify
 from tests.rl_encoders.environments import Dot
 from vie import VieError, create_model, save_pretrained
@@ -135,6 +136,24 @@ def test_a_schedule_is_followed_by_targets_too(kind, source, tmp_path):
     optimizers = [model.policy.optimizer] if kind is PPO else [model.actor.optimizer, model.critic.optimizer]
     for encoder, optimizer in zip(encoders(model), optimizers, strict=False):
         encoder.verify(optimizer)
+        assert len({group["lr"] for group in optimizer.param_groups}) == 1
+    model.save(tmp_path / "agent.zip")
+    again = sb3.load(kind, tmp_path / "agent.zip", device="cpu")
+    assert type(again) is kind
+    verify(again)
+    for one, other in zip(encoders(again), encoders(model), strict=True):
+        assert one.fingerprint() == other.fingerprint()
+    again.learn(8, callback=UnfreezeCallback(), reset_num_timesteps=False)
+    verify(again)
+
+
+def test_a_schedule_that_nobody_follows_is_named(source):
+    model = agent(PPO, source, mode="partial", train_from={0: "none", 4: "last"})
+    model.learn(8)
+    with pytest.raises(VieError, match="schedule is not followed: give callback=UnfreezeCallback"):
+        verify(model)
+    with pytest.raises(VieError, match="layer_decay"):
+        agent(PPO, source, mode="finetune", layer_decay=0.5)
 
 
 def test_mistakes_are_named(source):

@@ -46,13 +46,12 @@ def wanted(clip):
 
 
 def in_sight(made):
-    return [*made.parameters(), *(buffer for name, buffer in made.named_buffers() if name != "frozen_digest")]
+    return [*made.parameters(), *(buffer for buffer in made.buffers() if buffer.numel())]
 
 
 def storages(*made):
     """Of what is frozen."""
-    state = [(each, name, value) for each in made for name, value in each.stream.state_dict().items()]
-    return {_at(value) for each, name, value in state if name not in dict(each.weights.named_parameters())}
+    return {_at(value) for each in made for value in each.frozen().values()}
 
 
 def _at(tensor):
@@ -68,7 +67,7 @@ def test_it_computes_what_the_network_does(clip, wanted, trained):
 def test_what_is_frozen_is_out_of_sight(clip):
     made = trunk()
     assert in_sight(made) == []
-    assert list(made.state_dict()) == ["frozen_digest"]
+    assert list(made.state_dict()) == ["_extra_state"]
     assert not any(isinstance(module, nn.Conv2d | nn.BatchNorm2d) for module in made.modules())
     assert not made(clip)["conv5"].requires_grad
 
@@ -153,15 +152,29 @@ class TestAgainstHosts:
         assert storages(*made) == storages(made[0])
         assert storages(made[0]) != storages(trunk(seed=3))
 
-    def test_casting_and_moving(self, clip, wanted):
+    def test_moving(self, clip, wanted):
         one, other = trunk(2), trunk(2)
-        one.double()
-        assert torch.allclose(one(clip.double())["conv5"].float(), wanted, atol=1e-5)
+        assert {value.device.type for value in one.to("meta").parameters()} == {"meta"}
+        assert one.device.type == "meta"
         assert torch.equal(other(clip)["conv5"], wanted)
-        one.verify()
-        other.verify()
-        assert {value.device.type for value in one.to("meta").stream.state_dict().values()} == {"meta"}
-        assert torch.equal(other(clip)["conv5"], wanted)
+
+    @pytest.mark.parametrize("cast", ["half", "double", "bfloat16"])
+    def test_casting_is_refused_before_anything_is_cast(self, clip, wanted, cast):
+        made = trunk(2)
+        with pytest.raises(VieError, match="load it with precision=bf16"):
+            getattr(nn.Sequential(made), cast)()
+        assert torch.equal(made(clip)["conv5"], wanted)
+        made.verify(as_loaded=True)
+
+    def test_averages_of_buffers_too(self, clip, wanted):
+        """torch's AveragedModel."""
+        made = trunk(2)
+        averaged = torch.optim.swa_utils.AveragedModel(made, use_buffers=True)
+        for _ in range(3):
+            averaged.update_parameters(made)
+        averaged.module.verify()
+        assert torch.allclose(averaged.module(clip)["conv5"], wanted, atol=1e-6)
+        trunk(2).load_state_dict(averaged.module.state_dict())
 
     @pytest.mark.parametrize("trained", [0, 2])
     def test_another_process(self, clip, wanted, trained):
@@ -190,13 +203,11 @@ class TestAgainstHosts:
 
 class TestVerify:
     def test_it_names_the_layer_that_was_written_to(self):
-        made = trunk(1)
+        made = trunk(1, seed=10)  # of its own, as what is written to is shared
         with torch.no_grad():
             made.stream.trunk.stem.weight[0] += 1
         with pytest.raises(VieError, match=r"trunk\.stem\.weight is frozen and has changed"):
             made.verify()
-        with torch.no_grad():
-            made.stream.trunk.stem.weight[0] -= 1  # other tests share it
 
     def test_it_names_the_layer_that_asks_for_gradients(self):
         made = trunk(seed=11)
@@ -206,7 +217,7 @@ class TestVerify:
 
     def test_it_names_the_norm_that_is_in_training(self):
         made = trunk(1)
-        made.stream.train()
+        made.stream.trunk.stem.train()
         with pytest.raises(VieError, match="is frozen and in training mode"):
             made.verify()
 
@@ -228,6 +239,16 @@ class TestVerify:
 
 
 class TestCheckpoints:
+    def test_a_refused_one_changes_nothing(self):
+        made = trunk()
+        with pytest.raises(VieError, match="belongs to another encoder"):
+            made.load_state_dict(trunk(2, seed=5).state_dict())
+        assert not made.is_trained
+
+    def test_one_of_fewer_trained_stages_is_refused(self):
+        with pytest.raises(VieError, match="load it with the mode or schedule that it was saved with"):
+            trunk(2).load_state_dict(trunk(1).state_dict())
+
     def test_unfrozen_stages_come_back(self, clip):
         made = trunk(1)
         made.train_from(len(made.stages) - 2)
@@ -270,3 +291,43 @@ class TestCheckpoints:
         made.clear()
         gc.collect()
         assert len(sharing._SHARED) == before
+
+
+def test_weights_that_no_module_lists_are_used(clip):
+    """TorchRL's losses put them there for the time of a call."""
+    made, other = trunk(5), trunk(5)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.1)
+    for module, source in zip(made.weights.modules(), other.weights.modules(), strict=True):
+        for name in list(module._parameters):
+            del module._parameters[name]
+            module.__dict__[name] = source._parameters[name].detach().clone().requires_grad_()
+    found = made(clip)["conv5"]
+    assert torch.equal(found, other(clip)["conv5"])
+    found.sum().backward()
+    assert all(tensor.grad is not None for tensor in made.trained().values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a device to move to")
+def test_what_is_frozen_follows_what_a_host_has_moved(clip, wanted):
+    made = trunk(2)
+    for parameter in made.parameters():
+        parameter.data = parameter.data.cuda()
+    found = made(clip.cuda())["conv5"]
+    torch.testing.assert_close(found.cpu(), wanted, rtol=1e-3, atol=1e-3)
+    made.verify()
+
+
+def test_a_copy_after_a_call_with_computed_weights(clip, wanted):
+    made = trunk(2)
+    computed = {name: value * 1.0 for name, value in made.named_parameters()}
+    torch.func.functional_call(made, computed, (clip,))
+    assert torch.equal(copy.deepcopy(made)(clip)["conv5"], wanted)
+
+
+def test_a_tensor_that_was_written_to_is_not_handed_on(clip, wanted):
+    spoilt = trunk()
+    with torch.no_grad():
+        spoilt.stream.trunk.stem.weight.zero_()
+    assert torch.equal(trunk()(clip)["conv5"], wanted)
