@@ -120,7 +120,7 @@ class Attention(Pool):
 
     def forward(self, kept: Tensor) -> Tensor:
         tokens = self.norm(kept.flatten(2).transpose(1, 2)) + self.positions
-        found: Tensor = self.attend(self.query.expand(len(tokens), -1, -1), tokens, tokens, need_weights=False)[0]
+        found: Tensor = self.attend(self.query.expand(tokens.shape[0], -1, -1), tokens, tokens, need_weights=False)[0]
         return found[:, 0]
 
 

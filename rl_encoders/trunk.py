@@ -1,7 +1,7 @@
 """A network inside another library's agent: what is frozen of it is out of that library's sight, and held once."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -32,10 +32,11 @@ class Trunk(nn.Module):
         stages: Names of the stages, from the pixels up.
         first_trained: Number of the lowest stage that is trained; the number of stages if none is.
         weights: The tensors that are trained.
+        frozen_digest: (16,) whole numbers that tell what is frozen; floats, which hosts can average and get the same.
     """
 
+    frozen_digest: Tensor
     _network: "_Taps"
-    _where: Tensor
 
     def __init__(self, stream: Stream, stages: Stages, update_statistics: bool = False) -> None:
         """Takes over a network, all frozen.
@@ -63,12 +64,12 @@ class Trunk(nn.Module):
         self._still: list[nn.Module] = []
         self.first_trained = len(self.stages)
         self.weights = nn.Module()
-        self.register_buffer("_where", torch.empty(0), persistent=False)
         for name in self._names():
             tensor = get(stream, name)
             self._digests[name] = digest(tensor)
             put(stream, name, shared(tensor, self._digests[name]), kind(stream, name))
         self._loaded = dict(self._digests)
+        self.register_buffer("frozen_digest", self._summary(self._digests))
 
     def forward(self, clip: Tensor) -> dict[str, Tensor]:
         """The taps of a normalised clip (B, 3, T, H, W); see ``vie.Stream.forward_features``."""
@@ -96,7 +97,7 @@ class Trunk(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the host has put the trunk."""
-        return self._where.device
+        return self.frozen_digest.device
 
     @property
     def is_trained(self) -> bool:
@@ -132,6 +133,7 @@ class Trunk(nn.Module):
             put(self.stream, name, empty, where)
             del self._digests[name]
         self.first_trained = min(first, self.first_trained)
+        self.frozen_digest = self._summary(self._digests).to(self.device)
         self._still = self._find_still()
         self.train(self.training)
         return new
@@ -176,6 +178,10 @@ class Trunk(nn.Module):
                     f"{names[id(module)] or 'the trunk'} is frozen and in training mode: something has called train() "
                     "past the encoder"
                 )
+        if not self._tells(self.frozen_digest, self._digests):
+            raise VieError(
+                "frozen_digest has changed: the host has loaded a checkpoint of another encoder past this one"
+            )
         held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]] if optimizer else []
         for name, tensor in self.trained().items():
             if as_loaded and digest(tensor) != self._loaded[name]:
@@ -246,31 +252,32 @@ class Trunk(nn.Module):
         for name, known in self._digests.items():
             put(self.stream, name, shared(get(self.stream, name), known), kind(self.stream, name))
 
-    def get_extra_state(self) -> Tensor:
-        """What a checkpoint holds in place of what is frozen: (16,) uint8 that tell it from any other."""
-        return torch.tensor(list(summary(self._digests)), dtype=torch.uint8)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Read before anything is changed, by ``_load_from_state_dict``."""
-
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         saved = {name.removeprefix(f"{prefix}weights.") for name in state_dict if name.startswith(f"{prefix}weights.")}
         there = [number for number, names in enumerate(self._tensors) if saved.intersection(names)]
         first = min(there, default=len(self.stages))
-        frozen = state_dict.get(f"{prefix}_extra_state")
+        frozen = state_dict.get(f"{prefix}frozen_digest")
         if first > self.first_trained:
             raise VieError(
                 f"the checkpoint has trained {self.stream.model_name} from stage {first} on, and this encoder is "
                 f"trained from stage {self.first_trained} on: load it with the mode or schedule that it was saved with"
             )
         kept = {name: known for name, known in self._digests.items() if name not in saved}
-        if frozen is not None and bytes(frozen.tolist()) != summary(kept):
+        if frozen is not None and not self._tells(frozen, kept):
             raise VieError(
                 f"the checkpoint belongs to another encoder: what it left frozen is not what is frozen here "
                 f"({self.stream.model_name} below stage {first}): load the same source first"
             )
         self.train_from(first)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+    @staticmethod
+    def _summary(digests: Mapping[str, bytes]) -> Tensor:
+        return torch.tensor(list(summary(digests)), dtype=torch.float32)
+
+    def _tells(self, frozen: Tensor, digests: Mapping[str, bytes]) -> bool:
+        """Whether a ``frozen_digest``, averaged or not, is that of some digests."""
+        return torch.equal(frozen.detach().cpu().float().round(), self._summary(digests))
 
     def _names(self, first: int = 0, end: int | None = None) -> list[str]:
         return [name for names in self._tensors[first:end] for name in names]

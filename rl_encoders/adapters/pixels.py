@@ -25,7 +25,11 @@ def frames(floats: Tensor, name: str, scaled: bool, channels_first: bool, cure: 
     if not bool(((whole >= 0) & (whole <= 255) & ((pixels - whole).abs() < 1e-2)).all()):
         wanted = "pixels divided by 255" if scaled else "whole numbers from 0 to 255"
         raise VieError(f"{name or 'the observation'} does not hold {wanted}: {cure}")
-    whole = whole.to(torch.uint8)
+    return arranged(whole.to(torch.uint8), channels_first)
+
+
+def arranged(pixels: Tensor, channels_first: bool) -> Tensor:
+    """Pictures (B, 3k, H, W), or (B, H, W, 3k), as frames (B, H, W, 3), or (B, k, H, W, 3) where k is above 1."""
     if channels_first:
-        whole = whole.movedim(1, -1)
-    return whole if whole.shape[-1] == 3 else whole.unflatten(-1, (-1, 3)).movedim(-2, 1)
+        pixels = pixels.movedim(1, -1)
+    return pixels if pixels.shape[-1] == 3 else pixels.unflatten(-1, (-1, 3)).movedim(-2, 1)

@@ -145,11 +145,17 @@ def load(kind: type[Algorithm], path: str, **arguments: Any) -> Algorithm:
 def _enter(model: BaseAlgorithm) -> None:
     """Has optimizers hold what was unfrozen, in the one group whose rate SB3 sets."""
     for optimizer, parts in _optimizers(model):
-        held = {id(value) for group in optimizer.param_groups for value in group["params"]}
-        for encoder in parts:
-            for value in encoder.trunk.parameters():
-                if id(value) not in held:
-                    optimizer.param_groups[0]["params"].append(value)
+        group = optimizer.param_groups[0]
+        trunks = [
+            value
+            for each in parts
+            for number in range(len(each.trunk.stages))
+            for value in each.trunk.trained_parameters(number)
+        ]
+        others = {id(value) for value in group["params"]} - {id(value) for value in trunks}
+        if len(others) + len(trunks) > len(group["params"]):
+            # In one order however they came, as states are saved by their numbers.
+            group["params"] = [value for value in group["params"] if id(value) in others] + trunks
 
 
 def _optimizers(model: BaseAlgorithm) -> Iterator[tuple[Optimizer, list[VisualEncoder]]]:

@@ -138,7 +138,7 @@ def test_a_schedule_is_followed_by_targets_too(kind, source, tmp_path):
         encoder.verify(optimizer)
         assert len({group["lr"] for group in optimizer.param_groups}) == 1
     model.save(tmp_path / "agent.zip")
-    again = sb3.load(kind, tmp_path / "agent.zip", device="cpu")
+    again = sb3.load(kind, tmp_path / "agent.zip", env=Dot(), device="cpu")
     assert type(again) is kind
     verify(again)
     for one, other in zip(encoders(again), encoders(model), strict=True):

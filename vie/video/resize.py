@@ -82,5 +82,5 @@ def _as_trained(frames: Tensor, sampling: Sampling) -> Tensor:
     if min(frames.shape[2:4]) > SHRINK_FROM * sampling.resized:
         frames = shrink(frames, sampling.resized)
     batch, _, height, width, _ = frames.shape
-    boxes = centre_boxes(np.full(batch, height), np.full(batch, width), sampling)
-    return crop_resize(frames, torch.from_numpy(boxes).to(frames.device), sampling.size)
+    box = torch.from_numpy(centre_boxes(np.array([height]), np.array([width]), sampling)).to(frames.device)
+    return crop_resize(frames, box.expand(batch, -1), sampling.size)
