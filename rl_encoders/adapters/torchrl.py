@@ -40,8 +40,7 @@ class Read(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.cameras = list(encoder.heads.views) or ["pixels"]
-        self.names = [*self.cameras, *(encoder.heads.proprio or {})]
+        self.cameras, self.names = encoder.heads.cameras, encoder.heads.parts
         self.channels_first, self.scaled = channels_first, scaled
         self.picture_dims = 4 if clips else 3
         if len(keys) != len(self.names):

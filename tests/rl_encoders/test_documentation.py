@@ -13,6 +13,7 @@ from vie import create_model, save_pretrained
 
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("d3rlpy")
+pytest.importorskip("torchrl")
 
 from rl_encoders.adapters.sb3 import verify
 
