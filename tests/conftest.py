@@ -2,6 +2,7 @@
 
 import io
 import json
+import multiprocessing
 import os
 import tarfile
 from collections.abc import Callable, Sequence
@@ -15,6 +16,10 @@ import torch
 from torchvision.io import encode_jpeg
 
 from vie.video.index import INDEX_NAME, LABEL_PREFIX, write_index
+
+# TorchRL makes spawn the default of the whole process, unless somebody has chosen.
+if multiprocessing.get_start_method(allow_none=True) is None:
+    multiprocessing.set_start_method("fork")
 
 SHAPES = ("cross", "disc", "square", "stripes")
 MOTIONS = {"down": (1, 0), "left": (0, -1), "right": (0, 1), "up": (-1, 0)}

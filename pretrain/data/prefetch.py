@@ -65,6 +65,7 @@ def _restarted(
             pin_memory=pin_memory,
             prefetch_factor=4,
             timeout=LOOK_EVERY,
+            multiprocessing_context="fork",  # whatever others have made the default, as TorchRL does
         )
         iterator = _begin(loader)
         try:

@@ -1,5 +1,6 @@
 """Workers that die or hang; the items are files of their own numbers, so that processes can leave traces."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -72,6 +73,21 @@ def test_a_fault_of_an_item_is_raised_as_it_is(tmp_path, caplog):
     with pytest.raises(RuntimeError, match="a fault of ours"):
         next(prefetch.stream(Faulty(tmp_path, 0, 0), range(3), workers=1))
     assert not caplog.records
+
+
+def test_another_default_of_starting_processes_changes_nothing(tmp_path):
+    """TorchRL, imported, makes spawn the default; what is not a module's own could not be sent then."""
+
+    class Local(Items):
+        pass
+
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        found = list(prefetch.stream(Local(tmp_path, 0, 0), range(4), workers=1))
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert [int(item) for item in found] == [0, 1, 4, 9]
 
 
 class WithCauseError(VieError):
