@@ -1,5 +1,6 @@
 """Small corpora of moving shapes, prepared as real ones are: JPEG frames in tar shards, and a Parquet index."""
 
+import contextlib
 import io
 import json
 import multiprocessing
@@ -20,6 +21,12 @@ from vie.video.index import INDEX_NAME, LABEL_PREFIX, write_index
 # TorchRL makes spawn the default of the whole process, unless somebody has chosen.
 if multiprocessing.get_start_method(allow_none=True) is None:
     multiprocessing.set_start_method("fork")
+
+# Two runtimes of OpenMP in one process, PyTorch's and faiss's, crash at times: one of them is kept to one thread.
+with contextlib.suppress(ImportError):
+    import faiss
+
+    faiss.omp_set_num_threads(1)
 
 SHAPES = ("cross", "disc", "square", "stripes")
 MOTIONS = {"down": (1, 0), "left": (0, -1), "right": (0, 1), "up": (-1, 0)}
