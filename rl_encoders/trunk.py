@@ -23,7 +23,7 @@ class Trunk(nn.Module):
     Agents' libraries initialise, average, copy, save and set to training whatever they find among their modules. So
     the network is no submodule: they find a tree of plain modules that hold the parameters to be trained, under the
     network's own names, and nothing of what is frozen. Frozen tensors are one for all trunks of a process that have
-    the same: a deep copy holds them too. A checkpoint holds 16 bytes that tell which they are.
+    the same: a deep copy holds them too. A checkpoint holds 16 numbers that tell which they are.
 
     Batch norms keep their statistics, in trained stages too, unless ``update_statistics``: an agent's batches are
     small, and of the few places that it has been to.

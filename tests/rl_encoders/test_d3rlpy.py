@@ -9,7 +9,7 @@ d3rlpy = pytest.importorskip("d3rlpy")
 from rl_encoders import load, recent  # noqa: E402
 from rl_encoders.adapters.d3rlpy import VieEncoderFactory, encoders, verify  # noqa: E402
 from tests.rl_encoders.environments import Dot  # noqa: E402
-from vie import VieError, create_model, save_pretrained  # noqa: E402
+from vie import VieError  # noqa: E402
 
 CONFIGS = {
     "cql": d3rlpy.algos.CQLConfig,
@@ -18,15 +18,6 @@ CONFIGS = {
     "td3_bc": d3rlpy.algos.TD3PlusBCConfig,
 }
 BATCH = 8
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    torch.manual_seed(0)
-    model = create_model("vie_single_r18", width=8).eval()
-    folder = tmp_path_factory.mktemp("encoder")
-    save_pretrained(model, folder, model.sampling)
-    return str(folder)
 
 
 def episodes(env, count=4):

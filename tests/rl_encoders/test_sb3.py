@@ -15,7 +15,7 @@ from rl_encoders import load
 from rl_encoders.adapters import sb3
 from rl_encoders.adapters.sb3 import UnfreezeCallback, VieExtractor, encoders, verify
 from tests.rl_encoders.environments import Dot
-from vie import VieError, create_model, save_pretrained
+from vie import VieError
 
 MODES = {
     "frozen": {"mode": "frozen"},
@@ -23,15 +23,6 @@ MODES = {
     "finetune": {"mode": "finetune"},
     "statistics": {"mode": "finetune", "update_statistics": True},
 }
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    torch.manual_seed(0)
-    model = create_model("vie_single_r18", width=8).eval()
-    folder = tmp_path_factory.mktemp("encoder")
-    save_pretrained(model, folder, model.sampling)
-    return str(folder)
 
 
 def policy(source, **encoder):
