@@ -17,6 +17,7 @@ SPEEDS = {
     "clustering": "neighbours and k-means beside faiss",
     "decode": "JPEG frames on the host and on the device",
     "end-to-end": "training from shards beside the same step on synthetic data",
+    "ranks": "whole jobs on several GPUs beside one, and whether they learn the same",
     "loader": "from stored videos to the device, beside PyTorchVideo, decord and torchcodec",
     "formats": "ways to keep a corpus",
     "encoders": "an observation beside the bare trunk, and training on kept features",

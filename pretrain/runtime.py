@@ -79,7 +79,7 @@ def training_forward(
     Args:
         model: In training mode; its state is left as it is.
         runtime: Says which of the three, and the precision (resolved).
-        clip_shape: (B, 3, T, H, W) of a whole batch; smaller batches take the plain way past a graph.
+        clip_shape: (B, 3, T, H, W) of a whole batch; smaller batches take the plain way.
         device: Of the model.
     """
     # Training batches all have one shape, so the fastest convolution is worth a search.
@@ -90,7 +90,9 @@ def training_forward(
     if runtime.mode == "eager":
         return plain
     if runtime.mode == "compile":
-        return cast(Forward, torch.compile(plain))
+        # For this shape alone: one for any size of batch is slower, and torch 2.11 cannot generate it for 3-D networks.
+        compiled = cast(Forward, torch.compile(plain, dynamic=False))
+        return lambda clip: compiled(clip) if clip.shape == clip_shape else plain(clip)
     if device.type != "cuda":
         raise VieError(f"runtime.mode=cuda_graph needs a GPU, and the device is {device}: set it to eager")
     if Ranks.of_job().size > 1:
