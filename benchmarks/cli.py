@@ -51,7 +51,12 @@ def run(arguments: Sequence[str]) -> None:
     table.set_defaults(carry_out=_table)
     control = commands.add_parser("control-probe", help="read actions out of what encoders see, without an agent")
     control.add_argument("data", help="LeRobot folder, minari:ID, or a folder of Meta-World's clips")
-    control.add_argument("encoders", nargs="+", metavar="[NAME=]SOURCE", help="as rl_encoders.load takes them")
+    control.add_argument(
+        "encoders",
+        nargs="+",
+        metavar="[NAME=]SOURCE",
+        help="as rl_encoders.load takes them, or efficientnet-lite0, supervised on ImageNet",
+    )
     control.add_argument(
         "--mode", default="frozen,random", help="frozen, partial, finetune, random, scratch (%(default)s)"
     )
@@ -132,6 +137,7 @@ def _table(parsed: argparse.Namespace) -> None:
 
 
 def _control(parsed: argparse.Namespace) -> None:
+    from benchmarks.control.efficientnet import NAME, efficientnet_lite0
     from benchmarks.control.results import Job, measure, table
     from pretrain.runtime import resolve_device
 
@@ -139,7 +145,9 @@ def _control(parsed: argparse.Namespace) -> None:
     for each in parsed.encoders:
         name, equals, source = each.partition("=")
         name = name if equals else "-".join(Path(each).parts[-2:]).replace(":", "-")
-        sources[name] = {"source": source if equals else each, "pool": parsed.pool, "size": parsed.size}
+        source = source if equals else each
+        opened = efficientnet_lite0(parsed.out / f"{NAME}.safetensors") if source == NAME else {"source": source}
+        sources[name] = {**opened, "pool": parsed.pool, "size": parsed.size}
     job = Job(
         parsed.data,
         sources,

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rl_encoders.cache_store import KEY, Bytes, Mask, RecordStore, hashes
+from rl_encoders.cache_store import KEY, Bytes, Mask, RecordStore, hashes, size_of
 from vie.errors import VieError
 
 DEFAULT_BYTES = 16 * 2**30
@@ -59,18 +59,21 @@ class FeatureCache:
     sixteenth of their life are written anew: those of an encoder that is no longer used go by themselves.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], limit_bytes: int = DEFAULT_BYTES) -> None:
+    def __init__(self, folder: str | os.PathLike[str], limit_bytes: int | None = None) -> None:
         """Opens a cache, or makes a new one.
 
         Args:
             folder: On a local disk. Its one file can be deleted at any time; whoever has it open keeps it.
             limit_bytes: Size of the file, of which the disk's room is taken as it fills up. Every process gives the
-                same. Features of an image take their own size and 32 bytes, rounded up to 64.
+                same, or None, which takes that of the file, and 16 GiB for a new one. Features of an image take their
+                own size and 32 bytes, rounded up to 64.
 
         Raises:
             VieError: The cache was made with another limit, is damaged or cannot be written.
         """
         self.folder = Path(folder)
+        if limit_bytes is None:
+            limit_bytes = size_of(self.folder) or DEFAULT_BYTES
         self.limit_bytes = limit_bytes
         self._store = RecordStore(self.folder, limit_bytes)
         self._hits = self._misses = 0

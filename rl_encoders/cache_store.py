@@ -39,6 +39,12 @@ SLOT_COVERS = 512  # bytes of the ring for each slot of the index: half the reco
 FADING = 16  # what is used in this last fraction of its life is written anew
 
 
+def size_of(folder: Path) -> int:
+    """Of a folder's file in bytes; 0 where there is none."""
+    file = folder / NAME
+    return file.stat().st_size if file.exists() else 0
+
+
 class RecordStore:
     """Records of any size by keys of 16 bytes, which must be as good as random.
 

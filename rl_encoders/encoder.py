@@ -1,9 +1,10 @@
 """An encoder as an agent sees it: camera pixels and proprioception in, one vector for each observation out."""
 
 import copy
+import functools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Self
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rl_encoders.cache import FeatureCache
+from rl_encoders.heads import Heads
 from rl_encoders.observation import Observation, split
 from rl_encoders.pooling import Pool, create_pool
 from rl_encoders.recent import encoded_once
@@ -25,41 +27,6 @@ HEADS = "heads"
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass(frozen=True)
-class Heads:
-    """What is learned on top of a trunk.
-
-    Attributes:
-        pool: One of ``rl_encoders.pooling.POOLS``.
-        pool_arguments: Its arguments.
-        views: Names of the cameras in an observation; empty for one without a name.
-        share_views: Whether all cameras go through one pool; each has its own otherwise. The trunk is always one.
-        history: How many clips in a row an observation holds; their vectors are put side by side.
-        project: Length that a linear layer, LayerNorm and tanh bring the cameras' vectors to; None keeps them.
-        proprio: Parts of the proprioception and their lengths.
-        proprio_project: The same for the proprioception; None keeps its numbers as they are.
-    """
-
-    pool: str = "mean"
-    pool_arguments: Mapping[str, int] | None = None
-    views: Sequence[str] = ()
-    share_views: bool = True
-    history: int = 1
-    project: int | None = None
-    proprio: Mapping[str, int] | None = None
-    proprio_project: int | None = None
-
-    @property
-    def cameras(self) -> list[str]:
-        """Names of the cameras in an observation that is a mapping."""
-        return list(self.views) or ["pixels"]
-
-    @property
-    def parts(self) -> list[str]:
-        """Names of everything that is taken of such an observation."""
-        return [*self.cameras, *(self.proprio or {})]
-
-
 class VisualEncoder(nn.Module):
     """Pixels to vectors, by a trunk that is frozen, trained in part or trained.
 
@@ -68,10 +35,11 @@ class VisualEncoder(nn.Module):
     Attributes:
         trunk: The network; see ``Trunk`` for what hosts can and cannot do to it.
         output_dim: Length of the vectors.
-        kept_shape: Of ``features`` of one clip.
+        kept_shape, kept_dtype: Of the features of one clip in a cache.
         sampling: The clip that the trunk was trained on.
         card: Where its weights come from, with their licence.
         cache: Keeps the features of a frozen trunk; None computes them each time.
+        compiles: Whether the trunk runs through torch.compile.
     """
 
     def __init__(
@@ -83,6 +51,8 @@ class VisualEncoder(nn.Module):
         schedule: Schedule,
         precision: str = "fp32",
         cache: FeatureCache | None = None,
+        kept_dtype: torch.dtype = torch.float32,
+        compiles: bool = False,
     ) -> None:
         super().__init__()
         if precision not in PRECISIONS:
@@ -91,7 +61,7 @@ class VisualEncoder(nn.Module):
             raise VieError(f"history={heads.history}: give the number of clips in an observation, at least 1")
         self.trunk = trunk
         self.sampling, self.card, self.heads, self.schedule = sampling, dict(card), heads, schedule
-        self.precision, self.cache = precision, cache
+        self.precision, self.cache, self.kept_dtype, self.compiles = precision, cache, kept_dtype, compiles
         self.step = 0
         self._known: str | None = None
         probe = torch.zeros(1, 3, sampling.frames, sampling.size, sampling.size)
@@ -147,8 +117,8 @@ class VisualEncoder(nn.Module):
         if self.cache is None or self.trunk.is_trained:
             raise VieError("features of a trunk that is trained cannot be kept: load it with mode=frozen and a cache")
         fingerprint = self.feature_fingerprint()
-        kept = self.cache.through(fingerprint, clips.cpu(), self.encode, self.kept_shape, torch.float32)
-        return kept.to(self.device)
+        kept = self.cache.through(fingerprint, clips.cpu(), self.encode, self.kept_shape, self.kept_dtype)
+        return kept.to(self.device).float()
 
     def clips(self, frames: Tensor) -> Tensor:
         """Frames of one camera cut into clips: (B, T, H, W, 3) to (B * history, T / history, H, W, 3)."""
@@ -166,6 +136,17 @@ class VisualEncoder(nn.Module):
         clips = clips.to(self.device)
         if clips.shape[1] == 1 < self.sampling.frames:
             clips = clips.expand(-1, self.sampling.frames, -1, -1, -1)
+        if not self.compiles or torch.compiler.is_compiling():
+            return self._encode(clips)
+        if self.trunk.is_trained:
+            return _compiled()(self, clips)
+        # Of a frozen trunk, what is left when known pictures are taken out: few sizes, each of which is compiled.
+        size = 1 << (len(clips) - 1).bit_length()
+        return _compiled()(self, torch.cat([clips, clips[:1].expand(size - len(clips), *clips.shape[1:])]))[
+            : len(clips)
+        ]
+
+    def _encode(self, clips: Tensor) -> Tensor:
         stream = self.trunk.stream
         clip = normalise(stream.resize(clips, self.sampling), stream.mean, stream.std)
         dtype = PRECISIONS[self.precision]
@@ -290,6 +271,12 @@ class VisualEncoder(nn.Module):
 
     def _rate(self, stage: int) -> float:
         return self.schedule.layer_decay ** (len(self.trunk.stages) - stage)
+
+
+@functools.cache
+def _compiled() -> Callable[[VisualEncoder, Tensor], Tensor]:
+    # For one size at a time: torch 2.11 cannot generate 3-D networks for any.
+    return torch.compile(VisualEncoder._encode, dynamic=False)
 
 
 def _projection(width: int, length: int | None) -> nn.Module:

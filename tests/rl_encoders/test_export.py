@@ -14,8 +14,8 @@ import onnx
 import onnxruntime
 
 from rl_encoders import VisualEncoder, export, load
-from rl_encoders.encoder import Heads
 from rl_encoders.export import export_onnx
+from rl_encoders.heads import Heads
 from rl_encoders.schedule import Schedule
 from rl_encoders.trunk import Trunk
 from vie import Sampling, Stream, VieError

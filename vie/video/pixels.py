@@ -88,8 +88,15 @@ def normalise(clip: Tensor, mean: Channels = MEAN, std: Channels = STD) -> Tenso
     return (clip - channels(mean, clip.device)) / channels(std, clip.device)
 
 
-@functools.lru_cache
 def channels(values: Channels, device: torch.device) -> Tensor:
     """Numbers of the channels as a tensor (3, 1, 1, 1) on a device."""
-    # Kept, because making it anew would wait for the device at every step.
+    # Of a graph that is being traced they are a constant, and what stands for it there must not be kept.
+    return _made(values, device) if torch.compiler.is_compiling() else _kept(values, device)
+
+
+def _made(values: Channels, device: torch.device) -> Tensor:
     return torch.tensor(values, device=device).view(-1, 1, 1, 1)
+
+
+# Making it anew would wait for the device at every step.
+_kept = functools.lru_cache(_made)
