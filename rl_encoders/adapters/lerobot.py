@@ -9,8 +9,7 @@ LeRobot hands over pictures divided by 255, which is undone, and normalises them
 it does. Every picture is a still, for dynamic encoders too.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -30,7 +29,7 @@ try:
     from lerobot.policies.act.modeling_act import ACTPolicy
     from lerobot.policies.act.processor_act import make_act_pre_post_processors
     from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
-    from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
+    from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy, SpatialSoftmax
     from lerobot.policies.diffusion.processor_diffusion import make_diffusion_pre_post_processors
 except ImportError as error:
     raise VieError(f"the adapter needs LeRobot ({error}): pip install 'vie[lerobot]'") from error
@@ -53,7 +52,8 @@ RESNET_S = (
 
 
 def _pixels_as_they_are(config: type[Any]) -> dict[str, NormalizationMode]:
-    return {**_default(config, "normalization_mapping"), "VISUAL": NormalizationMode.IDENTITY}
+    theirs = config.__dataclass_fields__["normalization_mapping"].default_factory()
+    return {**theirs, "VISUAL": NormalizationMode.IDENTITY}
 
 
 @PreTrainedConfig.register_subclass("vie_act")
@@ -148,7 +148,7 @@ class _FeatureMap(Backbone):
         return {"feature_map": super().forward(pictures)}
 
 
-class _Seeing:
+class _Seeing(nn.Module):
     """What the policies have in common."""
 
     config: Any
@@ -165,12 +165,12 @@ class _Seeing:
             VieError: The config is another policy's, has no cameras, or says something of the ResNet or its pixels.
         """
         _check(config, self.config_class)
-        with _of_torchvision(config):
-            super().__init__(config, **arguments)
+        said, config.vision_backbone = config.vision_backbone, "resnet18"  # made, and thrown away
         try:
-            self._put_in(config)
-        except AttributeError as error:
-            raise VieError(f"this LeRobot builds its policies otherwise ({error}): install lerobot>=0.4.4,<0.7") from error
+            super().__init__(config, **arguments)
+        finally:
+            config.vision_backbone = said
+        self._put_in(config)
 
     def _put_in(self, config: Any) -> None:
         raise NotImplementedError
@@ -181,7 +181,6 @@ class _Seeing:
         The topmost of these has ACT's ``optimizer_lr_backbone``, in Diffusion ``optimizer_lr``, where ``layer_decay``
         is 1; see ``VisualEncoder.param_groups``.
         """
-        assert isinstance(self, nn.Module)
         found = encoders(self)
         held = {id(parameter) for encoder in found for parameter in encoder.parameters()}
         rate = getattr(self.config, "optimizer_lr_backbone", self.config.optimizer_lr)
@@ -197,9 +196,9 @@ class VieACTPolicy(_Seeing, ACTPolicy):
 
     def _put_in(self, config: Any) -> None:
         backbone = _FeatureMap(config.encoder)
-        into = self.model.encoder_img_feat_input_proj
-        self.model.backbone = backbone
-        self.model.encoder_img_feat_input_proj = nn.Conv2d(backbone.map_shape[0], into.out_channels, into.kernel_size)
+        into = nn.Conv2d(backbone.map_shape[0], config.dim_model, kernel_size=1)
+        _replace(self, "model.backbone", backbone)
+        _replace(self, "model.encoder_img_feat_input_proj", into)
 
 
 class VieDiffusionPolicy(_Seeing, DiffusionPolicy):
@@ -210,15 +209,16 @@ class VieDiffusionPolicy(_Seeing, DiffusionPolicy):
 
     def _put_in(self, config: Any) -> None:
         several = config.use_separate_rgb_encoder_per_camera
-        for camera in self.diffusion.rgb_encoder if several else [self.diffusion.rgb_encoder]:
+        for camera in [f".{number}" for number in range(len(config.image_features))] if several else [""]:
             backbone = Backbone(config.encoder)
             if backbone.map_shape[1:] == (1, 1):
                 raise VieError(
                     f"the last map of {backbone.encoder.trunk.stream.model_name} is one place, and spatial softmax "
                     "finds where in it something is: give it larger pictures by size=PIXELS"
                 )
-            camera.backbone = backbone
-            camera.pool = type(camera.pool)(backbone.map_shape, num_kp=config.spatial_softmax_num_keypoints)
+            pool = SpatialSoftmax(backbone.map_shape, num_kp=config.spatial_softmax_num_keypoints)
+            _replace(self, f"diffusion.rgb_encoder{camera}.backbone", backbone)
+            _replace(self, f"diffusion.rgb_encoder{camera}.pool", pool)
 
 
 def encoders(policy: nn.Module) -> list[VisualEncoder]:
@@ -250,11 +250,8 @@ def _check(config: Any, wanted: type[Any]) -> None:
         if len(camera.shape) != 3 or camera.shape[0] != 3:
             raise VieError(f"{name} has the shape {tuple(camera.shape)}: LeRobot's pictures are (3, H, W)")
     for name in RESNET_S:
-        if getattr(config, name, None) != _default(wanted, name):
-            raise VieError(
-                f"{name}={getattr(config, name)} is for the ResNet whose place the encoder takes: leave it out, and "
-                "say in encoder what is to see"
-            )
+        if getattr(config, name, None) != getattr(wanted, name, None):
+            raise VieError(f"{name}={getattr(config, name)} is for the ResNet that the encoder replaces: leave it out")
     mode = config.normalization_mapping.get("VISUAL", NormalizationMode.IDENTITY)
     if mode != NormalizationMode.IDENTITY:
         raise VieError(
@@ -263,19 +260,11 @@ def _check(config: Any, wanted: type[Any]) -> None:
         )
 
 
-def _default(config: type[Any], name: str) -> Any:
-    known = {part.name: part for part in fields(config)}
-    if name not in known:
-        return None
-    return known[name].default_factory() if callable(known[name].default_factory) else known[name].default
-
-
-@contextmanager
-def _of_torchvision(config: Any) -> Iterator[None]:
-    """Has LeRobot's policy find the smallest ResNet in its config while it is made."""
-    said = config.vision_backbone
-    config.vision_backbone = "resnet18"
+def _replace(policy: nn.Module, name: str, module: nn.Module) -> None:
     try:
-        yield
-    finally:
-        config.vision_backbone = said
+        policy.set_submodule(name, module, strict=True)
+    except AttributeError as error:
+        raise VieError(
+            f"this LeRobot's {type(policy).__name__} has nothing in the place of {name} ({error}): install one from "
+            "0.4.4 to 0.6.1"
+        ) from error

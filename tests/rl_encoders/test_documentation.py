@@ -35,7 +35,9 @@ def blocks(document, language):
 def test_plug_in_runs_from_top_to_bottom(here):
     names = {"make_env": Dot}
     for block in blocks("docs/plug_in.md", "python"):
-        exec(block, names)
+        # LeRobot and d3rlpy want different releases of gymnasium: test_lerobot runs this one.
+        if "adapters.lerobot" not in block:
+            exec(block, names)
 
 
 def test_the_readme_shows_an_agent_that_learns(here):
