@@ -12,6 +12,7 @@ from tqdm import tqdm
 from benchmarks.control.episodes import Frames
 from rl_encoders import VisualEncoder
 from rl_encoders.encoder import HEADS
+from rl_encoders.shift import draw_shifts, shift
 from vie import VieError
 
 TASKS = {"clone": 1, "inverse": 2}
@@ -157,25 +158,16 @@ def _reading(kept: Tensor, encoder: VisualEncoder) -> Read:
     return read
 
 
-def _looking(frames: Frames, encoder: VisualEncoder, shift: int) -> Read:
+def _looking(frames: Frames, encoder: VisualEncoder, most_shift: int) -> Read:
     def look(rows: Tensor) -> Tensor:
         clips = frames.clips(rows.flatten(), encoder.sampling)
-        if encoder.training and shift:
-            clips = shifted(clips.unflatten(0, (-1, rows.shape[1])), shift).flatten(0, 1)
+        if encoder.training and most_shift:
+            together = clips.unflatten(0, (-1, rows.shape[1]))
+            clips = shift(together, draw_shifts(len(together), most_shift)).flatten(0, 1)
         vectors: Tensor = encoder(clips)
         return vectors.unflatten(0, (-1, rows.shape[1])).flatten(1)
 
     return look
-
-
-def shifted(clips: Tensor, most: int) -> Tensor:
-    """Random shifts with repeated borders, one for each sample: (B, K, T, H, W, 3) uint8 to the same (DrQ-v2)."""
-    height, width = clips.shape[3:5]
-    down, right = torch.randint(-most, most + 1, (2, len(clips)))
-    rows = (torch.arange(height) + down[:, None]).clamp(0, height - 1)
-    columns = (torch.arange(width) + right[:, None]).clamp(0, width - 1)
-    parts = [clip[:, :, row][:, :, :, column] for clip, row, column in zip(clips, rows, columns, strict=True)]
-    return torch.stack(parts)
 
 
 @torch.no_grad()

@@ -5,9 +5,15 @@ RL Pre-Training for Efficient Online Fine-Tuning, NeurIPS 2023, equation 5.1.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from rl_encoders.agents.agent import Metrics, descend
+from rl_encoders.agents.perception import Perception
+from rl_encoders.agents.sac import SAC, SACConfig
+from rl_encoders.replay.buffer import Batch
 
 
 def cql_regularizer(
@@ -91,3 +97,83 @@ def lagrange_losses(gap: Tensor, log_alpha_prime: Tensor, weight: float, target_
 def uniform_log_density(action_dim: int) -> float:
     """Of actions drawn uniformly from [-1, 1]^|A|."""
     return action_dim * math.log(0.5)
+
+
+@dataclass(frozen=True)
+class CalQLConfig(SACConfig):
+    """Cal-QL; CQL with ``calibrated=False``.
+
+    Attributes:
+        backup_entropy: As of SAC; Cal-QL leaves the entropy out.
+        calibrated: Whether returns keep values of the policy's actions from falling, offline and online alike.
+        action_samples: n, of each of the three kinds.
+        weight: Of the regulariser.
+        target_gap: That a Lagrange multiplier keeps; None for none.
+        importance_sampling: See ``cql_regularizer``.
+        temperature: Likewise.
+        max_target_backup: Whether the next state is worth the best of n actions.
+    """
+
+    backup_entropy: bool = False
+    calibrated: bool = True
+    action_samples: int = 10
+    weight: float = 5.0
+    target_gap: float | None = None
+    importance_sampling: bool = True
+    temperature: float = 1.0
+    max_target_backup: bool = True
+
+
+class CalQL(SAC):
+    """Soft actor-critic under the regulariser."""
+
+    config: CalQLConfig
+
+    def __init__(self, eyes: Perception, action_dim: int, config: CalQLConfig) -> None:
+        """Builds networks; see ``SAC``."""
+        super().__init__(eyes, action_dim, config)
+        self.log_alpha_prime = nn.Parameter(torch.ones(()))
+
+    def make_optimizers(self) -> None:
+        super().make_optimizers()
+        self.alpha_prime_optimizer = torch.optim.Adam([self.log_alpha_prime], self.config.critic_lr)
+
+    def critic_loss(
+        self, batch: Batch, state: Tensor, next_state: Tensor, actor_state: Tensor, actor_next: Tensor
+    ) -> tuple[Tensor, Metrics]:
+        config = self.config
+        td_loss, metrics = super().critic_loss(batch, state, next_state, actor_state, actor_next)
+        with torch.no_grad():
+            shape = len(batch.action), config.action_samples, self.action_dim
+            random = 2 * torch.rand(shape, device=batch.action.device) - 1
+            current, logp_current = self.policy.sample(actor_state, config.action_samples)
+            following, logp_next = self.policy.sample(actor_next, config.action_samples)
+        sampled = torch.cat([random, current, following, batch.action[:, None]], dim=1)
+        q = self.values.value(self.critic(state, sampled))
+        q_random, q_current, q_next, q_data = q.split([config.action_samples] * 3 + [1], dim=-1)
+        gap = cql_regularizer(
+            q_data[..., 0],
+            q_random,
+            q_current,
+            q_next,
+            uniform_log_density(self.action_dim),
+            logp_current,
+            logp_next,
+            batch.mc_return,
+            calibrated=config.calibrated,
+            importance_sampling=config.importance_sampling,
+            temperature=config.temperature,
+        )
+        metrics["gap"] = gap.detach().mean()
+        metrics["calibrated"] = (q_current.detach() < batch.mc_return[:, None]).float().mean()
+        if config.target_gap is None:
+            return td_loss + config.weight * gap.mean(dim=1).sum(), metrics
+        added, multiplier_loss = lagrange_losses(gap, self.log_alpha_prime, config.weight, config.target_gap)
+        descend(self.alpha_prime_optimizer, multiplier_loss)
+        return td_loss + added, metrics
+
+    def next_value(self, next_state: Tensor, actor_next: Tensor) -> Tensor:
+        if not self.config.max_target_backup:
+            return super().next_value(next_state, actor_next)
+        action, _ = self.policy.sample(actor_next, self.config.action_samples)
+        return max_backup(self.target_values(next_state, action))

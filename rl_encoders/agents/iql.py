@@ -1,7 +1,17 @@
 """Implicit Q-learning: Kostrikov, Nair, Levine, Offline RL with Implicit Q-Learning, ICLR 2022 (arXiv 2110.06169)."""
 
+import copy
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from rl_encoders.agents.agent import Agent, Metrics, descend
+from rl_encoders.agents.gaussian import Gaussian
+from rl_encoders.agents.networks import EnsembleMLP, polyak
+from rl_encoders.agents.perception import Perception
+from rl_encoders.agents.sac import SACConfig, make_critic, make_values, td_target
+from rl_encoders.replay.buffer import Batch
 
 
 def expectile_loss(excess: Tensor, expectile: float) -> Tensor:
@@ -23,3 +33,82 @@ def advantage_weights(q: Tensor, value: Tensor, temperature: float, largest: flo
 def policy_loss(log_pi: Tensor, weights: Tensor) -> Tensor:
     """Advantage-weighted regression: -E[w log pi(a|s)] for the data's actions, (B,) each."""
     return -(weights * log_pi).mean()
+
+
+@dataclass(frozen=True)
+class IQLConfig(SACConfig):
+    """Implicit Q-learning; of SAC's settings those of the entropy are of no use here.
+
+    Attributes:
+        policy_lr, critic_lr: As of SAC; the value's is the critic's.
+        expectile: tau.
+        temperature: beta: how much better actions count for the policy.
+        largest_weight: That an action may have.
+    """
+
+    policy_lr: float = 3e-4
+    critic_lr: float = 3e-4
+    expectile: float = 0.7
+    temperature: float = 3.0
+    largest_weight: float = 100.0
+
+
+class IQL(Agent):
+    """A Gaussian policy, a value, E critics and their targets; no action outside the data is ever scored."""
+
+    def __init__(self, eyes: Perception, action_dim: int, config: IQLConfig) -> None:
+        """Builds networks.
+
+        Args:
+            eyes: What it sees through.
+            action_dim: |A|; actions are in [-1, 1].
+            config: Its settings.
+        """
+        super().__init__(eyes, config.share_encoder)
+        self.config = config
+        self.values = make_values(config)
+        self.critic = make_critic(eyes.dim, action_dim, config, self.values.outputs)
+        self.target = copy.deepcopy(self.critic).requires_grad_(False)
+        self.value = EnsembleMLP(1, eyes.dim, config.critic_hidden, 1)
+        self.policy = Gaussian(eyes.dim, action_dim, config.policy_hidden)
+
+    def make_optimizers(self) -> None:
+        """After the agent has been moved to its device."""
+        config = self.config
+        critic = [{"params": [*self.critic.parameters(), *self.value.parameters()]}]
+        actor = [{"params": list(self.policy.parameters())}]
+        if self.own_eyes is not None:
+            actor += self.own_eyes.param_groups(config.policy_lr)
+        self.critic_optimizer = torch.optim.Adam([*critic, *self.eyes.param_groups(config.critic_lr)], config.critic_lr)
+        self.actor_optimizer = torch.optim.Adam(actor, config.policy_lr)
+
+    def update(self, batch: Batch) -> Metrics:
+        config = self.config
+        state, next_state, actor_state, _ = self.look(batch)
+        with torch.no_grad():
+            next_value = self.value(next_state)[0, :, 0]
+            target = self.bounded(td_target(batch.reward, batch.terminal, next_value, config.gamma))
+            q = self.bounded(self.values.value(self.target(state, batch.action)))
+        value = self.value(state)[0, :, 0]
+        v_loss = value_loss(q, value, config.expectile)
+        td_loss = self.values.loss(self.critic(state, batch.action), target)
+        descend(self.critic_optimizer, v_loss + td_loss)
+        weights = advantage_weights(q, value.detach(), config.temperature, config.largest_weight)
+        pi_loss = policy_loss(self.policy.log_prob(actor_state, batch.action), weights)
+        descend(self.actor_optimizer, pi_loss)
+        polyak(self.target, self.critic, config.tau)
+        return {
+            "value_loss": v_loss.detach(),
+            "td_loss": td_loss.detach(),
+            "policy_loss": pi_loss.detach(),
+            "q": q.mean(),
+            "weight": weights.mean(),
+        }
+
+    def bounded(self, value: Tensor) -> Tensor:
+        """OOO bounds both the target and what the value learns from."""
+        low, high = self.config.q_low, self.config.q_high
+        return value if low is None and high is None else value.clamp(low, high)
+
+    def actions(self, state: Tensor, explore: bool) -> Tensor:
+        return self.policy.sample(state, 1)[0][:, 0] if explore else self.policy.mode(state)

@@ -1,17 +1,24 @@
 """Soft actor-critic: Haarnoja et al., Soft Actor-Critic Algorithms and Applications, 2018 (arXiv 1812.05905)."""
 
-import torch.nn.functional as F
-from torch import Tensor
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rl_encoders.agents.agent import Agent, Metrics, descend
+from rl_encoders.agents.gaussian import TanhGaussian
+from rl_encoders.agents.networks import Critic, polyak
+from rl_encoders.agents.perception import Perception
+from rl_encoders.agents.values import HLGauss, Scalar
+from rl_encoders.replay.buffer import Batch
+from vie import VieError
 
 
 def td_target(reward: Tensor, terminal: Tensor, next_value: Tensor, gamma: float) -> Tensor:
     """The target r + gamma (1 - d) V(s'): (B,) of (B,) each; a truncated episode is not terminal."""
     return reward + gamma * (1 - terminal) * next_value
-
-
-def td_loss(q: Tensor, target: Tensor) -> Tensor:
-    """Squared errors of E critics (E, B) against one target (B,), averaged over the batch and summed over critics."""
-    return F.mse_loss(q, target.expand_as(q), reduction="none").mean(dim=1).sum()
 
 
 def actor_loss(q: Tensor, log_pi: Tensor, alpha: Tensor) -> Tensor:
@@ -22,3 +29,148 @@ def actor_loss(q: Tensor, log_pi: Tensor, alpha: Tensor) -> Tensor:
 def temperature_loss(log_alpha: Tensor, log_pi: Tensor, target_entropy: float) -> Tensor:
     """-log alpha E[log pi(a|s) + target entropy], as the authors' later releases have it, not with alpha itself."""
     return -log_alpha * (log_pi.detach() + target_entropy).mean()
+
+
+@dataclass(frozen=True)
+class SACConfig:
+    """Soft actor-critic.
+
+    Attributes:
+        gamma: Discount.
+        tau: Share of the critics in their targets at every update.
+        policy_hidden, critic_hidden: Widths of the hidden layers.
+        critics: E.
+        careful: Of how many target critics, drawn anew at every update, the lowest counts; None takes all (REDQ, Chen
+            et al. 2021).
+        activation: Of the critics: ``relu``, ``swish`` or ``tanh``.
+        layer_norm: In the critics.
+        normalise_features: Whether what enters the critics' last layer has length 1 (OOO).
+        policy_lr, critic_lr: Learning rates; the temperature's is the policy's, an encoder's the critic's.
+        backup_entropy: Whether the target's value holds the policy's entropy.
+        target_entropy: None is -|A|.
+        share_encoder: Whether the actor sees through the critic's encoder, which the critic alone trains.
+        bins: Of a histogram of values; None for critics that say the value itself.
+        q_low, q_high: Least and largest value there can be: ends of the histogram, bounds of the next state's value.
+    """
+
+    gamma: float = 0.99
+    tau: float = 0.005
+    policy_hidden: Sequence[int] = (256, 256)
+    critic_hidden: Sequence[int] = (256, 256)
+    critics: int = 2
+    careful: int | None = None
+    activation: str = "relu"
+    layer_norm: bool = False
+    normalise_features: bool = False
+    policy_lr: float = 1e-4
+    critic_lr: float = 3e-4
+    backup_entropy: bool = True
+    target_entropy: float | None = None
+    share_encoder: bool = True
+    bins: int | None = None
+    q_low: float | None = None
+    q_high: float | None = None
+
+
+class SAC(Agent):
+    """A squashed Gaussian policy, E critics and their targets, and a temperature."""
+
+    def __init__(self, eyes: Perception, action_dim: int, config: SACConfig) -> None:
+        """Builds networks and optimizers.
+
+        Args:
+            eyes: What it sees through.
+            action_dim: |A|; actions are in [-1, 1].
+            config: Its settings.
+        """
+        super().__init__(eyes, config.share_encoder)
+        self.config, self.action_dim = config, action_dim
+        self.values = make_values(config)
+        self.critic = make_critic(eyes.dim, action_dim, config, self.values.outputs)
+        self.target = copy.deepcopy(self.critic).requires_grad_(False)
+        self.policy = TanhGaussian(eyes.dim, action_dim, config.policy_hidden)
+        self.log_alpha = nn.Parameter(torch.zeros(()))
+        self.target_entropy = -float(action_dim) if config.target_entropy is None else config.target_entropy
+
+    def make_optimizers(self) -> None:
+        """After the agent has been moved to its device."""
+        config = self.config
+        critic = [{"params": list(self.critic.parameters())}, *self.eyes.param_groups(config.critic_lr)]
+        actor = [{"params": list(self.policy.parameters())}]
+        if self.own_eyes is not None:
+            actor += self.own_eyes.param_groups(config.policy_lr)
+        self.critic_optimizer = torch.optim.Adam(critic, config.critic_lr)
+        self.actor_optimizer = torch.optim.Adam(actor, config.policy_lr)
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], config.policy_lr)
+
+    def update(self, batch: Batch) -> Metrics:
+        state, next_state, actor_state, actor_next = self.look(batch)
+        critic_loss, metrics = self.critic_loss(batch, state, next_state, actor_state.detach(), actor_next)
+        descend(self.critic_optimizer, critic_loss)
+        action, log_pi = self.policy.sample(actor_state, 1)
+        q = self.values.value(self.critic(state.detach(), action))[..., 0]
+        policy_loss = actor_loss(q, log_pi[:, 0], self.log_alpha.exp())
+        descend(self.actor_optimizer, policy_loss)
+        descend(self.alpha_optimizer, temperature_loss(self.log_alpha, log_pi, self.target_entropy))
+        polyak(self.target, self.critic, self.config.tau)
+        return {
+            **metrics,
+            "critic_loss": critic_loss.detach(),
+            "policy_loss": policy_loss.detach(),
+            "entropy": -log_pi.detach().mean(),
+            "alpha": self.log_alpha.detach().exp(),
+        }
+
+    def critic_loss(
+        self, batch: Batch, state: Tensor, next_state: Tensor, actor_state: Tensor, actor_next: Tensor
+    ) -> tuple[Tensor, Metrics]:
+        """The critics' loss, and what is worth knowing of it."""
+        with torch.no_grad():
+            target = td_target(
+                batch.reward, batch.terminal, self.bounded(self.next_value(next_state, actor_next)), self.config.gamma
+            )
+        said = self.critic(state, batch.action)
+        loss = self.values.loss(said, target)
+        return loss, {"td_loss": loss.detach(), "q": self.values.value(said).detach().mean()}
+
+    def next_value(self, next_state: Tensor, actor_next: Tensor) -> Tensor:
+        """V(s'), (B,): the careful value of one action of the policy, with its entropy."""
+        action, log_pi = self.policy.sample(actor_next, 1)
+        value = self.target_values(next_state, action).min(dim=0).values[:, 0]
+        return value - self.log_alpha.exp() * log_pi[:, 0] if self.config.backup_entropy else value
+
+    def target_values(self, state: Tensor, action: Tensor) -> Tensor:
+        """What the target critics that count say of actions (B, n, |A|): (E', B, n)."""
+        values = self.values.value(self.target(state, action))
+        careful = self.config.careful
+        return values if careful is None else values[torch.randperm(len(values), device=values.device)[:careful]]
+
+    def bounded(self, value: Tensor) -> Tensor:
+        low, high = self.config.q_low, self.config.q_high
+        return value if low is None and high is None else value.clamp(low, high)
+
+    def actions(self, state: Tensor, explore: bool) -> Tensor:
+        return self.policy.sample(state, 1)[0][:, 0] if explore else self.policy.mode(state)
+
+
+def make_values(config: SACConfig) -> Scalar | HLGauss:
+    """What the outputs of an agent's critics mean."""
+    if config.bins is None:
+        return Scalar()
+    if config.q_low is None or config.q_high is None:
+        raise VieError(f"bins={config.bins} needs the ends of the histogram: give q_low and q_high")
+    return HLGauss(config.q_low, config.q_high, config.bins)
+
+
+def make_critic(state_dim: int, action_dim: int, config: SACConfig, outputs: int) -> Critic:
+    """Critics of an agent."""
+    return Critic(
+        state_dim,
+        action_dim,
+        config.critic_hidden,
+        ensemble=config.critics,
+        outputs=outputs,
+        activation=config.activation,
+        layer_norm=config.layer_norm,
+        normalise_features=config.normalise_features,
+    )

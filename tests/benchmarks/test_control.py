@@ -11,7 +11,7 @@ from sklearn.datasets import load_sample_image
 from benchmarks.cli import main
 from benchmarks.control.efficientnet import MODEL, efficientnet_lite0
 from benchmarks.control.episodes import Frames, read_frames
-from benchmarks.control.probe import ProbeConfig, probe, samples, shifted
+from benchmarks.control.probe import ProbeConfig, probe, samples
 from rl_encoders import ClipBuffer, load
 from tests.rl_encoders.lerobot_folders import CAMERA, LENGTHS, numbers, write_version_2
 from vie import VieError, create_model, save_pretrained
@@ -93,17 +93,6 @@ def test_clips_end_with_their_frame_and_begin_in_their_episode():
             frame = frames.pixels[6 * episode + step].numpy()
             wanted = buffer.append(frame) if step else buffer.reset(frame)
             np.testing.assert_array_equal(clips[6 * episode + step].numpy(), wanted)
-
-
-def test_shifts_move_whole_pixels_and_repeat_the_border():
-    torch.manual_seed(0)
-    clips = torch.arange(8 * 8, dtype=torch.uint8).view(1, 1, 1, 8, 8, 1).expand(50, 2, 1, 8, 8, 3)
-    moved = shifted(clips, 3)
-    assert moved.shape == clips.shape
-    assert (moved[:, 0] == moved[:, 1]).all()
-    inner = {int(each[0, 0, 4, 4, 0]) for each in moved}
-    assert inner <= {8 * row + column for row in range(1, 8) for column in range(1, 8)}
-    assert len(inner) > 20
 
 
 def test_actions_and_splits_are_read_as_they_were_written(tmp_path):

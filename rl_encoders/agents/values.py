@@ -1,19 +1,34 @@
-"""Values as histograms: Farebrother et al., Stop Regressing, ICML 2024 (arXiv 2403.03950), HL-Gauss.
+"""What a critic's outputs mean: a number, or a histogram of HL-Gauss.
 
-A target becomes a normal distribution around it, cut to the bins; a critic learns it by cross-entropy, and its value is
-the expectation over the bins' centres.
+HL-Gauss (Farebrother et al., Stop Regressing, ICML 2024, arXiv 2403.03950): a target becomes a normal distribution
+around it, cut to the bins; a critic learns it by cross-entropy, and its value is the expectation over their centres.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 SQRT2 = 2.0**0.5
 
 
+class Scalar(nn.Module):
+    """A critic says the value itself, and learns it by squared errors."""
+
+    outputs = 1
+
+    def loss(self, q: Tensor, target: Tensor) -> Tensor:
+        """Of (E, B) critics against targets (B,): averaged over the batch, summed over critics."""
+        return F.mse_loss(q, target.detach().expand_as(q), reduction="none").mean(dim=1).sum()
+
+    def value(self, q: Tensor) -> Tensor:
+        return q
+
+
 class HLGauss(nn.Module):
-    """The bins.
+    """A critic says a histogram.
 
     Attributes:
+        outputs: Number of bins.
         edges: (bins + 1,).
         centres: (bins,).
         sigma: Standard deviation of a target.
@@ -36,6 +51,7 @@ class HLGauss(nn.Module):
         edges = torch.linspace(low, high, bins + 1, dtype=torch.float64)
         self.register_buffer("edges", edges.float(), persistent=False)
         self.register_buffer("centres", ((edges[1:] + edges[:-1]) / 2).float(), persistent=False)
+        self.outputs = bins
         self.sigma = sigma_bins * (high - low) / bins
 
     def probabilities(self, target: Tensor) -> Tensor:

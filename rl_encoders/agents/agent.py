@@ -1,0 +1,82 @@
+"""What all agents share: what they see, optimizers, and how they go on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from rl_encoders.agents.perception import Perception, of_its_own
+from rl_encoders.replay.buffer import Batch
+
+Metrics = dict[str, Tensor]
+"""Numbers of an update, still on the device: reading one waits for it."""
+
+
+class Agent(nn.Module):
+    """An actor and a critic that see through encoders.
+
+    Attributes:
+        eyes: Of the critic, which trains them; the actor uses them too, without a gradient, unless it has its own.
+        actor_eyes: Of the actor; those of the critic if they are shared.
+    """
+
+    def __init__(self, eyes: Perception, share_encoder: bool) -> None:
+        super().__init__()
+        assert isinstance(eyes, nn.Module)
+        self.eyes: Any = eyes
+        self.own_eyes: Any = None if share_encoder else of_its_own(eyes)
+
+    @property
+    def actor_eyes(self) -> Any:
+        return self.eyes if self.own_eyes is None else self.own_eyes
+
+    def update(self, batch: Batch) -> Metrics:
+        """Learns from some transitions."""
+        raise NotImplementedError
+
+    def actions(self, state: Tensor, explore: bool) -> Tensor:
+        """Actions (B, A) for the actor's vectors (B, dim): drawn to explore, or the best."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def act(self, seen: Mapping[str, Tensor], explore: bool = False) -> npt.NDArray[np.float32]:
+        """Actions (B, A) for what is kept of B observations, as a replay hands it out."""
+        was_training = self.training
+        self.eval()
+        try:
+            there = {name: tensor.to(self.device, non_blocking=True) for name, tensor in seen.items()}
+            return self.actions(self.actor_eyes.vector(there), explore).cpu().numpy()
+        finally:
+            self.train(was_training)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """By name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Optimizer)}
+
+    def look(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What critic and actor see of s and of s': z and z', then the actor's, under one shift for each transition."""
+        shifts = self.eyes.shifts(len(batch.action)) if self.eyes.augments else None
+        state = self.eyes.vector(batch.seen, shifts)
+        with torch.no_grad():
+            next_state = self.eyes.vector(batch.next_seen, shifts)
+        if self.own_eyes is None:
+            return state, next_state, state.detach(), next_state
+        actor_state = self.own_eyes.vector(batch.seen, shifts)
+        with torch.no_grad():
+            return state, next_state, actor_state, self.own_eyes.vector(batch.next_seen, shifts)
+
+
+def descend(optimizer: Optimizer, loss: Tensor) -> None:
+    """One step of an optimizer, which leaves the gradients of all other parameters alone."""
+    parameters: Sequence[Tensor] = [one for group in optimizer.param_groups for one in group["params"]]
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+        parameter.grad = gradient
+    optimizer.step()
