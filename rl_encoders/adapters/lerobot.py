@@ -136,7 +136,7 @@ class Backbone(nn.Module):
                     "the policy's pictures are not from 0 to 1: something normalises them ahead of the encoder, which "
                     "does so itself; make the preprocessor by make_pre_post_processors(policy.config, …)"
                 )
-            pictures = (pictures * 255).to(torch.uint8)
+            pictures = (pictures * 255).round().to(torch.uint8)
         maps: Tensor = self.encoder.features(pictures.movedim(1, -1).unsqueeze(1))
         return maps.mean(dim=2)
 
