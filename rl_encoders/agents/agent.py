@@ -38,8 +38,8 @@ class Agent(nn.Module):
         """Learns from some transitions."""
         raise NotImplementedError
 
-    def actions(self, state: Tensor, explore: bool) -> Tensor:
-        """Actions (B, A) for the actor's vectors (B, dim): drawn to explore, or the best."""
+    def choose(self, seen: Mapping[str, Tensor], explore: bool) -> Tensor:
+        """Actions (B, A) for what is kept of B observations: drawn to explore, or the best."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -49,13 +49,17 @@ class Agent(nn.Module):
         self.eval()
         try:
             there = {name: tensor.to(self.device, non_blocking=True) for name, tensor in seen.items()}
-            return self.actions(self.actor_eyes.vector(there), explore).cpu().numpy()
+            return self.choose(there, explore).cpu().numpy()
         finally:
             self.train(was_training)
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    def make_optimizers(self) -> None:
+        """After the agent has been moved to its device."""
+        raise NotImplementedError
 
     def optimizers(self) -> dict[str, Optimizer]:
         """By name."""

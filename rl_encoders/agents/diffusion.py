@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from rl_encoders.agents.base_policy import BasePolicy
+
 
 def cosine_betas(steps: int, offset: float = 0.008) -> Tensor:
     """Variances of the noise that each step adds: (T,) float64 (Nichol and Dhariwal 2021, equation 17)."""
@@ -56,7 +58,7 @@ class Denoiser(nn.Module):
         return self.last(nn.functional.silu(self.blocks(hidden)))
 
 
-class DiffusionPolicy(nn.Module):
+class DiffusionPolicy(BasePolicy):
     """Actions in [low, high] by denoising; a chunk of actions is one long action."""
 
     betas: Tensor

@@ -1,6 +1,7 @@
 """Implicit Q-learning: Kostrikov, Nair, Levine, Offline RL with Implicit Q-Learning, ICLR 2022 (arXiv 2110.06169)."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from rl_encoders.agents.agent import Agent, Metrics, descend
 from rl_encoders.agents.gaussian import Gaussian
 from rl_encoders.agents.networks import EnsembleMLP, polyak
 from rl_encoders.agents.perception import Perception
-from rl_encoders.agents.sac import SACConfig, make_critic, make_values, td_target
+from rl_encoders.agents.sac import SACConfig, bounded, make_critic, make_values, td_target
 from rl_encoders.replay.buffer import Batch
 
 
@@ -87,8 +88,9 @@ class IQL(Agent):
         state, next_state, actor_state, _ = self.look(batch)
         with torch.no_grad():
             next_value = self.value(next_state)[0, :, 0]
-            target = self.bounded(td_target(batch.reward, batch.terminal, next_value, config.gamma))
-            q = self.bounded(self.values.value(self.target(state, batch.action)))
+            # OOO bounds the whole target here, and what the value learns from.
+            target = bounded(td_target(batch.reward, batch.terminal, next_value, config.gamma), config)
+            q = bounded(self.values.value(self.target(state, batch.action)), config)
         value = self.value(state)[0, :, 0]
         v_loss = value_loss(q, value, config.expectile)
         td_loss = self.values.loss(self.critic(state, batch.action), target)
@@ -105,10 +107,6 @@ class IQL(Agent):
             "weight": weights.mean(),
         }
 
-    def bounded(self, value: Tensor) -> Tensor:
-        """OOO bounds both the target and what the value learns from."""
-        low, high = self.config.q_low, self.config.q_high
-        return value if low is None and high is None else value.clamp(low, high)
-
-    def actions(self, state: Tensor, explore: bool) -> Tensor:
+    def choose(self, seen: Mapping[str, Tensor], explore: bool) -> Tensor:
+        state = self.actor_eyes.vector(seen)
         return self.policy.sample(state, 1)[0][:, 0] if explore else self.policy.mode(state)

@@ -1,7 +1,7 @@
 """Soft actor-critic: Haarnoja et al., Soft Actor-Critic Algorithms and Applications, 2018 (arXiv 1812.05905)."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -127,7 +127,10 @@ class SAC(Agent):
         """The critics' loss, and what is worth knowing of it."""
         with torch.no_grad():
             target = td_target(
-                batch.reward, batch.terminal, self.bounded(self.next_value(next_state, actor_next)), self.config.gamma
+                batch.reward,
+                batch.terminal,
+                bounded(self.next_value(next_state, actor_next), self.config),
+                self.config.gamma,
             )
         said = self.critic(state, batch.action)
         loss = self.values.loss(said, target)
@@ -145,12 +148,15 @@ class SAC(Agent):
         careful = self.config.careful
         return values if careful is None else values[torch.randperm(len(values), device=values.device)[:careful]]
 
-    def bounded(self, value: Tensor) -> Tensor:
-        low, high = self.config.q_low, self.config.q_high
-        return value if low is None and high is None else value.clamp(low, high)
-
-    def actions(self, state: Tensor, explore: bool) -> Tensor:
+    def choose(self, seen: Mapping[str, Tensor], explore: bool) -> Tensor:
+        state = self.actor_eyes.vector(seen)
         return self.policy.sample(state, 1)[0][:, 0] if explore else self.policy.mode(state)
+
+
+def bounded(value: Tensor, config: SACConfig) -> Tensor:
+    """A value brought between the least and the largest that there can be (OOO)."""
+    low, high = config.q_low, config.q_high
+    return value if low is None and high is None else value.clamp(low, high)
 
 
 def make_values(config: SACConfig) -> Scalar | HLGauss:

@@ -10,12 +10,10 @@ from rl_encoders import load
 from rl_encoders.agents.calql import CalQL, CalQLConfig
 from rl_encoders.agents.iql import IQL, IQLConfig
 from rl_encoders.agents.perception import Eyes, States
-from rl_encoders.agents.returns import monte_carlo_returns
 from rl_encoders.agents.sac import SAC, SACConfig
-from rl_encoders.replay.buffer import Replay
+from tests.rl_encoders.agents.worlds import PIXELS, pictures
 from vie import VieError
 
-PIXELS = {"source": "vie_single_r18", "width": 4, "size": 32}
 HIDDEN = (32, 32)
 SMALL = {"policy_hidden": HIDDEN, "critic_hidden": HIDDEN, "gamma": 0.9}
 FAST = {**SMALL, "policy_lr": 2e-3, "critic_lr": 2e-3, "tau": 0.05}
@@ -28,29 +26,6 @@ AGENTS = {
     "cal-ql, ensemble": (CalQL, CalQLConfig(**FAST, weight=0.5, critics=5, careful=2, max_target_backup=False)),
     "iql": (IQL, IQLConfig(**FAST, expectile=0.8)),
 }
-
-
-def walks(count=60, length=20):
-    """A point on a line that random actions push about; it should be at 0."""
-    chance = np.random.default_rng(0)
-    for _ in range(count):
-        at, places, actions, rewards = chance.uniform(-1, 1), [], [], []
-        for _ in range(length):
-            action = chance.uniform(-1, 1)
-            places.append(at)
-            at = np.clip(at + 0.3 * action, -1, 1)
-            actions.append([action])
-            rewards.append(-abs(at))
-        places.append(at)
-        yield np.array(places, np.float32)[:, None], np.array(actions, np.float32), np.array(rewards, np.float32)
-
-
-@pytest.fixture(scope="module")
-def replay():
-    buffer, eyes = Replay(2000), States({"place": 1})
-    for places, actions, rewards in walks():
-        buffer.add(eyes.keep({"place": places}), actions, rewards, False, monte_carlo_returns(rewards, False, 0.9))
-    return buffer
 
 
 def made(name, eyes=None, action_dim=1):
@@ -111,15 +86,6 @@ def test_calibration_is_of_use_where_data_is_good(replay):
 
 
 class TestEyes:
-    def replay(self, eyes, length=6):
-        buffer, chance = Replay(100, back=eyes.back), np.random.default_rng(0)
-        for _ in range(3):
-            seen = {"pixels": chance.integers(0, 256, (length + 1, 32, 32, 3), dtype=np.uint8)}
-            rewards = chance.normal(size=length).astype(np.float32)
-            actions = chance.uniform(-1, 1, (length, 2)).astype(np.float32)
-            buffer.add(eyes.keep(seen), actions, rewards, True, monte_carlo_returns(rewards, True, 0.9))
-        return buffer
-
     def agent(self, share_encoder=True, **config):
         torch.manual_seed(0)
         eyes = Eyes(load(**PIXELS, **config), control_hz=10)
@@ -131,7 +97,7 @@ class TestEyes:
         agent, passes = self.agent(project=8), []
         encode = agent.eyes.encoder.encode
         monkeypatch.setattr(agent.eyes.encoder, "encode", lambda clips: passes.append(len(clips)) or encode(clips))
-        buffer = self.replay(agent.eyes)
+        buffer = pictures(agent.eyes)
         assert sum(passes) == 3 * 7
         before = agent.eyes.encoder.project[0].weight.clone()
         for update in range(3):
@@ -144,7 +110,7 @@ class TestEyes:
     @pytest.mark.parametrize("share_encoder", [True, False])
     def test_critics_train_the_trunk_and_actors_their_own(self, share_encoder):
         agent = self.agent(share_encoder, mode="finetune")
-        buffer = self.replay(agent.eyes)
+        buffer = pictures(agent.eyes)
         assert {name: tensor.dtype for name, tensor in buffer.columns.items()} == {"pixels": torch.uint8}
         before = agent.eyes.encoder.fingerprint(), agent.actor_eyes.encoder.fingerprint()
         agent.update(buffer.draw(8, (0,)))
@@ -158,14 +124,14 @@ class TestEyes:
 
     def test_a_shared_trunk_gets_no_gradient_of_the_actor(self):
         agent = self.agent(mode="finetune")
-        batch = self.replay(agent.eyes).draw(8, (0,))
+        batch = pictures(agent.eyes).draw(8, (0,))
         _, _, actor_state, _ = agent.look(batch)
         assert not actor_state.requires_grad
 
     def test_both_frames_of_a_transition_are_shifted_alike(self, monkeypatch):
         agent, seen = self.agent(mode="finetune"), []
         monkeypatch.setattr("rl_encoders.agents.perception.shift", lambda frames, by: seen.append(by) or frames)
-        agent.look(self.replay(agent.eyes).draw(8, (0,)))
+        agent.look(pictures(agent.eyes).draw(8, (0,)))
         assert len(seen) == 2
         assert torch.equal(seen[0], seen[1])
         assert len(torch.unique(seen[0], dim=0)) > 1
@@ -180,7 +146,7 @@ class TestEyes:
         assert frozen.keeps_features
         assert not later.keeps_features
         later.encoder = copy.deepcopy(frozen.encoder)
-        batches = [self.replay(eyes).draw(10, (0,)) for eyes in (frozen, later)]
+        batches = [pictures(eyes).draw(10, (0,)) for eyes in (frozen, later)]
         assert batches[1].seen["pixels"].shape[1] == frozen.encoder.sampling.frames
         torch.testing.assert_close(frozen.vector(batches[0].seen), later.vector(batches[1].seen), atol=1e-5, rtol=1e-4)
 
