@@ -10,9 +10,10 @@ import yaml
 
 from benchmarks.transfer.config import TransferConfig, parse_task
 from pretrain.config import Config
-from pretrain.settings import flatten, parse_config
+from pretrain.settings import parse_config
 from pretrain.summary import last_stage
 from vie import VieError
+from vie.settings import flatten
 
 Command = list[str]
 Asked = dict[str, Any]

@@ -1,4 +1,4 @@
-"""What a pretraining run is. ``pretrain.settings`` lays YAML recipes and ``key=value`` over these defaults."""
+"""What a pretraining run is. ``vie.settings`` lays YAML recipes and ``key=value`` over these defaults."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal

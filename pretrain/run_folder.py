@@ -10,9 +10,9 @@ from typing import Any
 
 from pretrain.config import Config
 from pretrain.data.corpus import Corpus
-from pretrain.settings import flatten
 from vie import VieError
 from vie.distributed import Ranks
+from vie.settings import flatten
 
 CONFIG_NAME = "config.yaml"
 

@@ -1,17 +1,30 @@
 """What a transfer evaluation is; the tasks that come along are YAML files in ``tasks/`` over these defaults."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from pretrain.config import KnnConfig
-from pretrain.settings import parse_settings
+from pretrain.settings import RANGES as OF_PRETRAINING
 from vie import VieError
+from vie.settings import parse_settings
 from vie.video.augment import Augmentation
 from vie.video.cache import DEFAULT_BYTES
 
 TASKS = Path(__file__).parent / "tasks"
+
+RANGES = {
+    **OF_PRETRAINING,
+    "data.clips": (1, math.inf),
+    **{
+        f"{mode}.{name}": (0, math.inf)
+        for mode in ("linear", "finetune", "scratch")
+        for name in ("steps", "lr", "momentum", "weight_decay", "test_every")
+    },
+}
+"""Least and greatest values that make sense."""
 
 
 @dataclass
@@ -128,7 +141,7 @@ def parse_task(task: str, overrides: Sequence[str] = ()) -> TransferConfig:
     Raises:
         VieError: A setting is unknown, wrong or makes no sense.
     """
-    config = parse_settings(TransferConfig, [task], overrides, TASKS)
+    config = parse_settings(TransferConfig, [task], overrides, TASKS, RANGES, "vie-bench transfer --help")
     if config.data.train_split == config.data.test_split:
         raise VieError(f"data.train_split and data.test_split are both {config.data.test_split!r}: give two splits")
     if not config.modes:

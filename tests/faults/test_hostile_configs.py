@@ -8,8 +8,9 @@ import yaml
 
 from benchmarks.jobs import read_jobs
 from benchmarks.transfer.config import parse_task
-from pretrain.settings import flatten, parse_config
+from pretrain.settings import parse_config
 from vie import VieError
+from vie.settings import flatten
 
 CALLS = {
     "a call": "!!python/object/apply:os.system ['touch TRACE']",

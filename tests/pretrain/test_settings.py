@@ -10,8 +10,9 @@ from pretrain.cli import main
 from pretrain.config import Config, MonitorConfig, OptimConfig
 from pretrain.objective import cluster_sizes
 from pretrain.runtime import resolve_sampling
-from pretrain.settings import RECIPES, dump_config, find_recipe, flatten, parse_config
+from pretrain.settings import RECIPES, dump_config, parse_config
 from vie import VieError, create_model, list_models
+from vie.settings import find_recipe, flatten
 from vie.video import Augmentation, clip_frames
 
 
@@ -188,7 +189,7 @@ def test_packaged_recipes_parse():
     recipes = sorted(RECIPES.glob("*.yaml"))
     assert recipes
     for path in recipes:
-        assert find_recipe(path.stem) == path
+        assert find_recipe(path.stem, RECIPES) == path
         config = parse_config([path.stem])
         assert config != Config(), path
         assert config.model.name in list_models()
@@ -220,7 +221,7 @@ def test_ablations_differ_from_the_single_stream_in_what_they_are_of(name):
     assert (config.local_aggregation.clusters, config.local_aggregation.neighbours) == (clusters, neighbours)
     assert schedule(config) == tuple(plan)
     assert config.optim.drops[-1] < config.total_steps
-    given = set(flatten(yaml.safe_load(find_recipe(f"kinetics400_{name}").read_text())))
+    given = set(flatten(yaml.safe_load(find_recipe(f"kinetics400_{name}", RECIPES).read_text())))
     before, after = flatten(asdict(single)), flatten(asdict(config))
     changed = {key for key, value in after.items() if before[key] != value}
     assert changed <= given
