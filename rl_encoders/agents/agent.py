@@ -62,7 +62,7 @@ class Agent(nn.Module):
         raise NotImplementedError
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """By name."""
+        """Whose states it goes on with, by name."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Optimizer)}
 
     def look(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:

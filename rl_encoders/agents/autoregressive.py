@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rl_encoders.agents.base_policy import BasePolicy
+from rl_encoders.agents.base_policy import PolicyHead
 
 
-class AutoregressivePolicy(BasePolicy):
+class AutoregressiveHead(PolicyHead):
     """p(a|z) = prod_i p(a_i | a_<i, z) over bins of equal width; a chunk of actions is one long action."""
 
     centres: Tensor

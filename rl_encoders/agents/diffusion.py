@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from rl_encoders.agents.base_policy import BasePolicy
+from rl_encoders.agents.base_policy import PolicyHead
 
 
 def cosine_betas(steps: int, offset: float = 0.008) -> Tensor:
@@ -58,7 +58,7 @@ class Denoiser(nn.Module):
         return self.last(nn.functional.silu(self.blocks(hidden)))
 
 
-class DiffusionPolicy(BasePolicy):
+class DiffusionHead(PolicyHead):
     """Actions in [low, high] by denoising; a chunk of actions is one long action."""
 
     betas: Tensor

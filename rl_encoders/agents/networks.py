@@ -141,4 +141,6 @@ class Critic(nn.Module):
 @torch.no_grad()
 def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
     """Moves a target's parameters towards the online ones: target <- (1 - tau) target + tau online."""
-    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
+    moved: list[Tensor] = list(target.parameters())
+    if moved:
+        torch._foreach_lerp_(moved, list(online.parameters()), tau)

@@ -2,8 +2,8 @@
 
 Sobol Mark et al., Policy Agnostic RL: Offline RL and Online RL Fine-Tuning of Any Class and Backbone, 2024 (arXiv
 2412.06685). A critic learns as in Cal-QL, of actions that are optimised on it; the policy only ever learns to imitate:
-the data at first, and online the optimised actions. Unlike in the authors' release, candidates are computed on the same
-shifted pictures as everything else, so that a picture is encoded once in an update.
+the data at first, and online the optimised actions. Candidates come of the pictures as they are, all else of shifted
+ones.
 """
 
 import copy
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from rl_encoders.agents.action_optimiser import Candidates, Improvement, improve
 from rl_encoders.agents.agent import Agent, Metrics, descend
@@ -29,16 +30,14 @@ class PARLConfig(CalQLConfig):
     """PA-RL; the defaults are those of the authors' release on D4RL with scalar critics.
 
     Attributes:
-        policy_lr, critic_lr, critics, careful, activation, layer_norm, weight, importance_sampling, max_target_backup,
-            share_encoder: As of Cal-QL.
+        critic_lr, critics, careful, activation, layer_norm, weight, importance_sampling, max_target_backup: As of
+            Cal-QL. What concerns a policy and its entropy is of no use here: it is the policy's own.
         candidates: N, actions that the policy is asked for.
         improvement: How the best of them are improved.
         explore_best: Whether the best action is taken to explore too; one drawn by its value otherwise.
         imitate_best: Whether the policy imitates the best action online; one drawn by its value otherwise.
-        ema: Share of the policy in the slow copy of it that is sampled, at every step.
     """
 
-    policy_lr: float = 5e-5
     critic_lr: float = 3e-4
     critics: int = 10
     careful: int | None = 2
@@ -47,12 +46,10 @@ class PARLConfig(CalQLConfig):
     weight: float = 0.01
     importance_sampling: bool = False
     max_target_backup: bool = False
-    share_encoder: bool = False
     candidates: int = 32
     improvement: Improvement = field(default_factory=Improvement)
     explore_best: bool = True
     imitate_best: bool = False
-    ema: float = 0.002
 
 
 class PARL(Agent):
@@ -62,15 +59,15 @@ class PARL(Agent):
         """Builds the critics.
 
         Args:
-            eyes: What the critic sees through; the policy has its own copy.
+            eyes: What the critic sees through; the policy sees for itself.
             action_dim: |A|; actions are in the bounds of ``config.improvement``.
             config: Its settings.
-            policy: On vectors of ``eyes.dim`` numbers.
+            policy: Of any kind.
 
         Raises:
             VieError: Actions are to weigh by their density, which an optimised one has not.
         """
-        super().__init__(eyes, config.share_encoder)
+        super().__init__(eyes, share_encoder=True)
         if config.importance_sampling:
             raise VieError("importance_sampling=True: an optimised action has no density, so set it to false")
         self.config, self.action_dim = config, action_dim
@@ -78,41 +75,36 @@ class PARL(Agent):
         self.critic = make_critic(eyes.dim, action_dim, config, self.values.outputs)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.policy = policy
-        self.slow_policy = copy.deepcopy(policy).requires_grad_(False).eval()
 
     def make_optimizers(self) -> None:
-        config = self.config
-        critic = [{"params": list(self.critic.parameters())}, *self.eyes.param_groups(config.critic_lr)]
-        policy = [{"params": list(self.policy.parameters())}]
-        if self.own_eyes is not None:
-            policy += self.own_eyes.param_groups(config.policy_lr)
-        self.critic_optimizer = torch.optim.AdamW(critic, config.critic_lr, weight_decay=0.0)
-        self.policy_optimizer = torch.optim.Adam(policy, config.policy_lr)
+        lr = self.config.critic_lr
+        groups = [{"params": list(self.critic.parameters())}, *self.eyes.param_groups(lr)]
+        self.critic_optimizer = torch.optim.AdamW(groups, lr, weight_decay=0.0)
+        self.policy.make_optimizers()
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        return {**super().optimizers(), **self.policy.optimizers()}
 
     def imitate(self, batch: Batch) -> Metrics:
         """The policy learns the actions of the data."""
-        return self._imitate(batch, batch.action)
+        return self.policy.imitate(batch.seen, batch.action, self._shifts(batch))
 
     def distil(self, batch: Batch) -> Metrics:
         """The policy learns the optimised actions; what was done in the data competes with them."""
-        state, _, actor_state, _ = self.look(batch)
-        found = self.optimised(state.detach(), actor_state.detach(), also=batch.action)
-        return self._imitate(batch, found.best() if self.config.imitate_best else found.drawn())
-
-    def _imitate(self, batch: Batch, action: Tensor) -> Metrics:
-        _, _, actor_state, _ = self.look(batch)
-        loss = self.policy.loss(actor_state, action)
-        descend(self.policy_optimizer, loss)
-        polyak(self.slow_policy, self.policy, self.config.ema)
-        return {"policy_loss": loss.detach()}
+        with torch.no_grad():
+            found = self.optimised(self.eyes.vector(batch.seen), batch.seen, also=batch.action)
+        action = found.best() if self.config.imitate_best else found.drawn()
+        return self.policy.imitate(batch.seen, action, self._shifts(batch))
 
     def update(self, batch: Batch) -> Metrics:
         """The critics learn."""
         config = self.config
-        state, next_state, actor_state, actor_next = self.look(batch)
+        shifts = self._shifts(batch)
+        state = self.eyes.vector(batch.seen, shifts)
         with torch.no_grad():
-            current = self.optimised(state, actor_state).best()
-            following = self.optimised(next_state, actor_next).best()
+            next_state = self.eyes.vector(batch.next_seen, shifts)
+            current = self.optimised(state, batch.seen).best()
+            following = self.optimised(next_state, batch.next_seen).best()
             careful = self.values.value(self.target(next_state, following))[self._members()].min(dim=0).values
             target = td_target(batch.reward, batch.terminal, bounded(careful, config), config.gamma)
             random = torch.rand(len(batch.action), config.action_samples, self.action_dim, device=target.device)
@@ -147,24 +139,21 @@ class PARL(Agent):
         }
 
     @torch.no_grad()
-    def optimised(self, state: Tensor, actor_state: Tensor, also: Tensor | None = None) -> Candidates:
-        """Improved actions of the policy, for what critic and policy see: k for each of (B, dim)."""
-        sampled = self.slow_policy.sample(actor_state, self.config.candidates)
+    def optimised(self, state: Tensor, seen: Mapping[str, Tensor], also: Tensor | None = None) -> Candidates:
+        """Improved actions of the policy: k for each of B observations, seen by the critic as ``state`` (B, dim)."""
         return improve(
-            sampled,
+            self.policy.sample(seen, self.config.candidates),
             lambda actions: self.values.value(self.critic(state, actions)).mean(dim=0),
             self.config.improvement,
             also,
         )
 
     def choose(self, seen: Mapping[str, Tensor], explore: bool) -> Tensor:
-        found = self.optimised(self.eyes.vector(seen), self.actor_eyes.vector(seen))
+        found = self.optimised(self.eyes.vector(seen), seen)
         return found.best() if self.config.explore_best or not explore else found.drawn()
 
-    def train(self, mode: bool = True) -> "PARL":
-        super().train(mode)
-        self.slow_policy.eval()  # as dropout would blur what is sampled
-        return self
+    def _shifts(self, batch: Batch) -> Tensor | None:
+        return self.eyes.shifts(len(batch.action)) if self.eyes.augments else None
 
     def _members(self) -> Tensor:
         """The critics that count this time."""

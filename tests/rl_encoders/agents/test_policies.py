@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
-from rl_encoders.agents.autoregressive import AutoregressivePolicy
-from rl_encoders.agents.diffusion import DiffusionPolicy, cosine_betas
+from rl_encoders.agents.autoregressive import AutoregressiveHead
+from rl_encoders.agents.diffusion import DiffusionHead, cosine_betas
 from rl_encoders.agents.gaussian import Gaussian, TanhGaussian
 
 Z, A, B = 4, 3, 6
@@ -82,7 +82,7 @@ class TestDiffusion:
         assert float(betas[-1]) == 0.999
 
     def test_the_loss_by_hand(self):
-        policy = DiffusionPolicy(Z, A).eval().double()
+        policy = DiffusionHead(Z, A).eval().double()
         state, action, noise = torch.randn(B, Z).double(), torch.rand(B, A).double(), torch.randn(B, A).double()
         time = torch.arange(B) % 5
         total = 0.0
@@ -95,7 +95,7 @@ class TestDiffusion:
 
     def test_it_learns_two_modes(self):
         """Of one state, half the actions are +0.7 and half -0.7: a mean would be 0."""
-        policy = DiffusionPolicy(1, 1, width=64, blocks=2, dropout=0.0)
+        policy = DiffusionHead(1, 1, width=64, blocks=2, dropout=0.0)
         optimizer = torch.optim.Adam(policy.parameters(), 1e-3)
         state = torch.zeros(256, 1)
         for _ in range(600):
@@ -108,7 +108,7 @@ class TestDiffusion:
         assert 0.3 < float((drawn > 0).float().mean()) < 0.7
 
     def test_actions_stay_in_their_range(self):
-        drawn = DiffusionPolicy(Z, A, low=-0.2, high=0.1).eval().sample(torch.randn(B, Z), 8)
+        drawn = DiffusionHead(Z, A, low=-0.2, high=0.1).eval().sample(torch.randn(B, Z), 8)
         assert drawn.shape == (B, 8, A)
         assert float(drawn.min()) >= -0.2 - 1e-6
         assert float(drawn.max()) <= 0.1 + 1e-6
@@ -116,19 +116,19 @@ class TestDiffusion:
 
 class TestAutoregressive:
     def test_bins_are_the_nearest(self):
-        policy = AutoregressivePolicy(Z, A, bins=5)
+        policy = AutoregressiveHead(Z, A, bins=5)
         assert policy.centres.tolist() == [-1, -0.5, 0, 0.5, 1]
         assert policy.nearest(torch.tensor([-3.0, -0.74, -0.76, 0.1, 0.9, 7.0])).tolist() == [0, 1, 0, 2, 4, 4]
 
     def test_probabilities_sum_to_one(self):
-        policy = AutoregressivePolicy(Z, 2, bins=4, width=16, layers=1, heads=2).eval()
+        policy = AutoregressiveHead(Z, 2, bins=4, width=16, layers=1, heads=2).eval()
         state = torch.randn(1, Z)
         every = torch.cartesian_prod(policy.centres, policy.centres)
         total = policy.log_prob(state.expand(16, Z), every).exp().sum()
         assert float(total.detach()) == pytest.approx(1, abs=1e-5)
 
     def test_no_component_sees_those_after_it(self):
-        policy = AutoregressivePolicy(Z, A, width=16, layers=2, heads=2).eval()
+        policy = AutoregressiveHead(Z, A, width=16, layers=2, heads=2).eval()
         state, bins = torch.randn(1, Z), torch.tensor([[3, 9]])
         first = policy.logits(state, bins)
         second = policy.logits(state, torch.tensor([[3, 77]]))
@@ -136,7 +136,7 @@ class TestAutoregressive:
         assert not torch.allclose(first[:, 2], second[:, 2])
 
     def test_samples_follow_the_probabilities(self):
-        policy = AutoregressivePolicy(Z, 2, bins=3, width=16, layers=1, heads=2).eval()
+        policy = AutoregressiveHead(Z, 2, bins=3, width=16, layers=1, heads=2).eval()
         state = torch.randn(1, Z)
         drawn = policy.sample(state, 4000)[0]
         every = torch.cartesian_prod(policy.centres, policy.centres)
@@ -146,7 +146,7 @@ class TestAutoregressive:
 
     def test_it_learns_what_goes_together(self):
         """The second component is the negative of the first, which is drawn by chance."""
-        policy = AutoregressivePolicy(1, 2, bins=9, width=32, layers=1, heads=2, dropout=0.0)
+        policy = AutoregressiveHead(1, 2, bins=9, width=32, layers=1, heads=2, dropout=0.0)
         optimizer = torch.optim.Adam(policy.parameters(), 3e-3)
         for _ in range(200):
             one = policy.centres[torch.randint(9, (128,))]
