@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pretrain.history import read_history
+from vie.history import read_history
 
 Curve = dict[int, list[float]]
 """Step -> one value for each seed."""

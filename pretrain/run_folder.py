@@ -1,9 +1,7 @@
-"""The folder of a run: one process writes in it, and only what goes on with the run that is there."""
+"""The folder of a run: only what goes on with the run that is there may write in it."""
 
-import contextlib
-import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,6 @@ from typing import Any
 from pretrain.config import Config
 from pretrain.data.corpus import Corpus
 from vie import VieError
-from vie.distributed import Ranks
 from vie.settings import flatten
 
 CONFIG_NAME = "config.yaml"
@@ -30,21 +27,6 @@ FREE = (
     "runtime.device",
 )
 """Settings that may differ when a run is continued, besides the monitor's: they change no step that was taken."""
-
-
-@contextlib.contextmanager
-def locked(run: Path, ranks: Ranks) -> Iterator[None]:
-    """Makes a run's folder and keeps a second job out of it; of several ranks the first does."""
-    if ranks.rank > 0:
-        yield
-        return
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise VieError(f"another process trains in {run}: wait for it, or give another run=FOLDER") from error
-        yield
 
 
 def check_same_run(run: Path, config: Config, corpus: Corpus, facts: Mapping[str, Any]) -> None:

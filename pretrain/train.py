@@ -15,11 +15,10 @@ from pretrain.data.clips import TrainBatch, TrainClips
 from pretrain.data.corpus import open_corpus, open_reader
 from pretrain.data.feed import feed
 from pretrain.failures import Failures
-from pretrain.history import History
 from pretrain.methods import create_method
 from pretrain.monitor import Monitor
 from pretrain.optim import learning_rate, make_optimizer
-from pretrain.run_folder import CONFIG_NAME, check_same_run, locked
+from pretrain.run_folder import CONFIG_NAME, check_same_run
 from pretrain.runtime import (
     resolve,
     resolve_device,
@@ -32,11 +31,12 @@ from pretrain.runtime import (
 )
 from pretrain.settings import dump_config
 from pretrain.start import begin_from
-from pretrain.stopping import Agreement, Listener, StoppedError, listening
 from pretrain.timing import Stopwatch, progress_interval
 from vie import VieError, create_model
 from vie.distributed import Ranks
-from vie.files import write_text_atomically
+from vie.files import locked, write_text_atomically
+from vie.history import History
+from vie.stopping import Agreement, Listener, StoppedError, listening
 from vie.video import augment
 
 MOMENTUM = "momentum_buffer"

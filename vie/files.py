@@ -1,8 +1,13 @@
-"""Files that are either whole or absent, whatever happens while they are written."""
+"""Files that are either whole or absent, whatever happens while they are written; folders for one process at a time."""
 
+import contextlib
+import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from vie.distributed import Ranks
+from vie.errors import VieError
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -32,3 +37,18 @@ def write_text_atomically(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8", newline="\n")
 
     write_atomically(path, write)
+
+
+@contextlib.contextmanager
+def locked(run: Path, ranks: Ranks) -> Iterator[None]:
+    """Makes a run's folder and keeps a second job out of it; of several ranks the first does."""
+    if ranks.rank > 0:
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise VieError(f"another process trains in {run}: wait for it, or give another run=FOLDER") from error
+        yield

@@ -15,9 +15,9 @@ from typing import Any
 from benchmarks.speed.parts import CASES, IR_STEPS, Case, aggregate, open_trainer, synthetic_step
 from benchmarks.speed.record import Job, Table, in_turns, medians, scratch, wait
 from pretrain.data.feed import feed
-from pretrain.history import read_history
 from pretrain.train import Trainer
 from vie.errors import VieError
+from vie.history import read_history
 
 SHARES = (0.0, 0.25, 0.5, 1.0)
 SCHEDULE = 92_800_000

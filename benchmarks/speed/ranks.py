@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from benchmarks.speed.corpus import synthetic_corpus
 from benchmarks.speed.parts import CASES, TINY, Case
 from benchmarks.speed.record import Job, Table, scratch
-from pretrain.history import read_history
 from vie.errors import VieError
+from vie.history import read_history
 
 WINDOWS = 8
 SAME_STEPS = 20

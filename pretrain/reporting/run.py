@@ -10,13 +10,13 @@ from safetensors import SafetensorError
 
 from pretrain.config import Config
 from pretrain.evaluate import Features
-from pretrain.history import HISTORY_NAME, read_history
 from pretrain.monitor import METRICS_NAME
 from pretrain.run_folder import CONFIG_NAME
 from pretrain.runtime import resolve_sampling
 from pretrain.settings import parse_config
 from pretrain.summary import Row, last_stage, load_features, read_metrics
 from vie import Sampling, VieError, create_model
+from vie.history import HISTORY_NAME, read_history
 from vie.video import Shards
 from vie.video.remote import is_url
 

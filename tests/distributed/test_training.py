@@ -15,12 +15,12 @@ import torch
 
 from pretrain.checkpoint import FOLDER_NAME
 from pretrain.failures import FAILURES_NAME, read_failures
-from pretrain.history import read_history
 from pretrain.settings import parse_config
 from pretrain.train import STOPPED_NAME, Trainer
 from tests.conftest import tiny_run
 from tests.pretrain.test_clips import damaged
 from vie import MemoryBank, load
+from vie.history import read_history
 
 ROOT = Path(__file__).parents[2]
 RUNNER = Path(__file__).with_name("runner.py")

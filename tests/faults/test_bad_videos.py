@@ -20,7 +20,6 @@ from torchvision.io import encode_jpeg
 
 from pretrain.data.order import batch_instances
 from pretrain.failures import FAILURES_NAME, read_failures
-from pretrain.history import read_history
 from pretrain.objective import Objective
 from pretrain.preparation.inputs import Video, list_videos
 from pretrain.preparation.prepare import PrepareConfig, PrepareReport, prepare
@@ -31,6 +30,7 @@ from tests.faults.bad_videos import HEIGHT, KINDS, WIDTH, healthy
 from tests.pretrain.test_prepare import TREACHEROUS, failed_csv
 from tests.videos import pictures
 from vie import MemoryBank, VieError
+from vie.history import read_history
 from vie.video import Shards
 
 CONFIG = PrepareConfig(short_side=HEIGHT, workers=2, timeout=3.0)

@@ -4,11 +4,11 @@ import pytest
 
 from pretrain.config import Config
 from pretrain.data.order import steps_per_epoch
-from pretrain.history import read_history
 from pretrain.objective import cluster_sizes
 from pretrain.settings import parse_config
 from pretrain.train import Trainer
 from vie import load
+from vie.history import read_history
 from vie.video import Augmentation
 
 PICTURES = 30_000

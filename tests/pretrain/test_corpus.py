@@ -14,7 +14,6 @@ from pretrain import evaluate
 from pretrain.config import KnnConfig
 from pretrain.data.corpus import Corpus, draw_fraction, open_corpus
 from pretrain.failures import FAILURES_NAME
-from pretrain.history import read_history
 from pretrain.monitor import METRICS_NAME
 from pretrain.settings import parse_config
 from pretrain.train import Trainer
@@ -22,6 +21,7 @@ from tests.conftest import rewrite_index, tiny_run
 from tests.pretrain.test_clips import damaged
 from tests.pretrain.test_train import trained, trainer
 from vie import MemoryBank, Sampling, VieError
+from vie.history import read_history
 from vie.video import Shards
 
 VIDEOS = np.arange(100, 1100)

@@ -9,10 +9,10 @@ from pretrain import failures
 from pretrain.data.clips import TrainClips
 from pretrain.data.readers import Pixels
 from pretrain.failures import FAILURES_NAME, Failures, read_failures
-from pretrain.history import read_history
 from tests.pretrain.test_clips import damaged
 from tests.pretrain.test_train import IR_STEPS, STEPS, StoppedError, assert_same_state, stop_at, trained
 from vie import VieError
+from vie.history import read_history
 
 
 def test_an_interrupted_run_names_each_failure_once(tiny_corpus, tmp_path, monkeypatch):

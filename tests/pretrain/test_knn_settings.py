@@ -16,7 +16,6 @@ from pretrain import evaluate
 from pretrain.checkpoint import FACTS_NAME, FOLDER_NAME
 from pretrain.config import KnnConfig, MonitorConfig
 from pretrain.data.clips import EvalClips
-from pretrain.history import read_history
 from pretrain.monitor import METRICS_NAME
 from pretrain.reporting.gallery import find_neighbours
 from pretrain.runtime import resolve_sampling
@@ -25,6 +24,7 @@ from pretrain.summary import summarise
 from pretrain.train import Trainer
 from tests.pretrain.test_train import trained, trainer
 from vie import MemoryBank, Sampling, VieError, knn_scores, load
+from vie.history import read_history
 from vie.video import Shards
 
 SETTINGS = ["data.short_side=1.0", "monitor.neighbours=29", "monitor.temperature=0.5"]

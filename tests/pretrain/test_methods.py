@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pretrain.checkpoint import FOLDER_NAME
-from pretrain.history import read_history
 from pretrain.methods import METHODS, Method
 from pretrain.methods.opn import FORWARD, OPN, PairwiseHead, draw_start
 from pretrain.monitor import METRICS_NAME
@@ -20,6 +19,7 @@ from pretrain.settings import RECIPES, parse_config
 from pretrain.train import Trainer
 from tests.conftest import NEEDS_GPU, rewrite_index, tiny_run, write_corpus
 from vie import Sampling, VieError, load
+from vie.history import read_history
 from vie.video import Shards
 
 BASELINES = sorted(set(METHODS) - {"vie"})

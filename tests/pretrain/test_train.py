@@ -18,15 +18,15 @@ from torch import Tensor
 
 from pretrain.checkpoint import FACTS_NAME, FOLDER_NAME
 from pretrain.failures import FAILURES_NAME
-from pretrain.history import read_history
 from pretrain.monitor import METRICS_NAME, Monitor
 from pretrain.objective import Objective
-from pretrain.run_folder import locked
 from pretrain.settings import parse_config
 from pretrain.train import Trainer
 from tests.conftest import rewrite_index, tiny_run
 from tests.pretrain.test_clips import damaged
 from vie import VieError, load
+from vie.files import locked
+from vie.history import read_history
 from vie.video import Shards
 
 ROOT = Path(__file__).parents[2]

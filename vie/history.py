@@ -6,8 +6,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from vie import VieError
 from vie.distributed import ALONE, Ranks
+from vie.errors import VieError
 from vie.files import write_text_atomically
 
 HISTORY_NAME = "history.jsonl"
