@@ -31,11 +31,13 @@ class Perception(Protocol):
     Attributes:
         dim: Length of z.
         back: For ``Replay``: what it is to hand out as clips.
+        reach: Observations before the newest that ``keep`` looks at.
         augments: Whether ``vector`` takes shifts.
     """
 
     dim: int
     back: Mapping[str, Sequence[int]]
+    reach: int
     augments: bool
 
     def keep(self, observations: Mapping[str, Array], first: int = 0) -> dict[str, Tensor]:
@@ -58,7 +60,7 @@ class Perception(Protocol):
 class States(nn.Module):
     """Numbers as they are: agents without eyes."""
 
-    augments = False
+    augments, reach = False, 0
 
     def __init__(self, lengths: Mapping[str, int]) -> None:
         """Takes parts of the observation, and their lengths."""
@@ -103,6 +105,7 @@ class Eyes(nn.Module):
         self.keeps_features = schedule.first_trained(trunk, FOREVER) == len(trunk.stages)
         still = self.keeps_features or encoder.sampling.frames == 1
         self.back = {} if still else {name: self.clip_back.tolist() for name in encoder.heads.cameras}
+        self.reach = int(self.clip_back[0]) if self.keeps_features else 0
         self.augments = not self.keeps_features and most_shift > 0
 
     def keep(self, observations: Mapping[str, Array], first: int = 0) -> dict[str, Tensor]:

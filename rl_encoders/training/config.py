@@ -1,0 +1,60 @@
+"""What a run of an agent is."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class DataConfig:
+    """Transitions.
+
+    Attributes:
+        gamma: Discount of Monte-Carlo returns; the agent's own.
+        reward_scale, reward_bias: reward * scale + bias, of the data and of the environment alike.
+        failure_reward: Of tasks with sparse rewards, after scale and bias: that of a step without success; see
+            ``monte_carlo_returns``.
+        edge: Largest component of an action that is learned from: at 1 the density of a squashed Gaussian is infinite.
+        rows: Observations that the replay of the agent's own episodes has room for.
+        batch: Transitions of an update.
+        mix: Share of the offline data in a batch online; -1 is as much as there is of it.
+    """
+
+    gamma: float = 0.99
+    reward_scale: float = 1.0
+    reward_bias: float = 0.0
+    failure_reward: float | None = None
+    edge: float = 0.99999
+    rows: int = 200_000
+    batch: int = 256
+    mix: float = 0.5
+
+
+@dataclass
+class RunConfig:
+    """How long, and how often what happens.
+
+    Attributes:
+        run: Folder of the run.
+        seed: Of everything that is drawn.
+        offline_updates: On the offline data alone.
+        imitation_updates: Of PA-RL's policy on that data, before these.
+        online_steps: Of the environment, after these; episodes are finished.
+        updates_per_step: Online.
+        evaluate_every: Updates offline, steps online; 0 evaluates at the ends alone.
+        evaluation_episodes: Of each evaluation.
+        log_every: Updates.
+        checkpoint_every: Updates offline, episodes online.
+        device: auto, cpu or cuda.
+    """
+
+    run: str = ""
+    seed: int = 0
+    offline_updates: int = 0
+    imitation_updates: int = 0
+    online_steps: int = 0
+    updates_per_step: float = 1.0
+    evaluate_every: int = 0
+    evaluation_episodes: int = 10
+    log_every: int = 100
+    checkpoint_every: int = 1000
+    device: str = "auto"
+    data: DataConfig = field(default_factory=DataConfig)

@@ -1,0 +1,99 @@
+"""What an agent has kept of its episodes, on disk before the next one begins."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rl_encoders.agents.perception import Perception
+from rl_encoders.agents.returns import monte_carlo_returns
+from rl_encoders.replay.buffer import Replay
+from rl_encoders.replay.trajectory import Space, Trajectory
+from rl_encoders.training.config import DataConfig
+from vie.errors import VieError
+from vie.files import write_atomically
+
+KEPT = "kept."
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A trajectory as a replay takes it; see ``Replay.add``."""
+
+    kept: dict[str, Tensor]
+    action: npt.NDArray[np.float32]
+    reward: npt.NDArray[np.float32]
+    terminal: bool
+    mc_return: npt.NDArray[np.float32]
+
+    def put_into(self, replay: Replay) -> None:
+        replay.add(self.kept, self.action, self.reward, self.terminal, self.mc_return)
+
+
+def stored(trajectory: Trajectory, kept: dict[str, Tensor], config: DataConfig) -> Stored:
+    """Scales rewards, computes returns, and takes actions off the edge.
+
+    Args:
+        trajectory: Of T steps.
+        kept: (T + 1, ...) by name, what is kept of its observations.
+        config: How.
+    """
+    reward = (trajectory.rewards * config.reward_scale + config.reward_bias).astype(np.float32)
+    return Stored(
+        kept,
+        trajectory.actions.clip(-config.edge, config.edge),
+        reward,
+        trajectory.terminal,
+        monte_carlo_returns(reward, trajectory.terminal, config.gamma, config.failure_reward),
+    )
+
+
+def read_offline(
+    trajectories: list[Trajectory], space: Space | None, eyes: Perception, config: DataConfig, device: torch.device
+) -> Replay:
+    """All offline data, checked against the environment where there is one, and seen once.
+
+    Raises:
+        VieError: A trajectory does not fit; it is named.
+    """
+    for trajectory in trajectories:
+        if space is not None:
+            trajectory.check(space)
+    replay = Replay(max(1, sum(len(one) + 1 for one in trajectories)), device, eyes.back)
+    for trajectory in trajectories:
+        stored(trajectory, eyes.keep(trajectory.observations), config).put_into(replay)
+    return replay
+
+
+def save_episode(path: Path, one: Stored) -> None:
+    """Writes an episode whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {KEPT + name: tensor.cpu().contiguous() for name, tensor in one.kept.items()}
+    tensors |= {"action": torch.from_numpy(one.action), "reward": torch.from_numpy(one.reward)}
+    tensors |= {"mc_return": torch.from_numpy(one.mc_return), "terminal": torch.tensor(one.terminal)}
+    write_atomically(path, lambda partial: save_file(tensors, partial))
+
+
+def load_episode(path: Path) -> Stored:
+    """What ``save_episode`` wrote.
+
+    Raises:
+        VieError: It is missing or damaged.
+    """
+    try:
+        tensors = load_file(path)
+        return Stored(
+            {name.removeprefix(KEPT): tensor for name, tensor in tensors.items() if name.startswith(KEPT)},
+            tensors["action"].numpy(),
+            tensors["reward"].numpy(),
+            bool(tensors["terminal"]),
+            tensors["mc_return"].numpy(),
+        )
+    except Exception as error:  # safetensors raises errors of its own
+        raise VieError(
+            f"{path} cannot be read ({error}): the run cannot go on without it; begin another run"
+        ) from error
