@@ -20,7 +20,12 @@ def on_ranks(size: int, function: Callable[..., Any], folder: Path, *arguments: 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(_run, (size, port, function, folder, arguments), nprocs=size)
+    # One server imports the slow modules, and ranks are forked from it: they share no more with this process than
+    # spawned ones, and are there in a moment.
+    multiprocessing.set_forkserver_preload(["torch._dynamo", function.__module__])
+    multiprocessing.start_processes(
+        _run, (size, port, function, folder, arguments), nprocs=size, start_method="forkserver"
+    )
     return [torch.load(folder / f"{size}-{rank}.pt", weights_only=True) for rank in range(size)]
 
 
