@@ -127,19 +127,26 @@ class Replay:
         """Transitions that can be drawn."""
         return len(self._starts)
 
-    def draw(self, count: int, seed: tuple[int, ...]) -> Batch:
+    def draw(self, count: int, seed: tuple[int, ...], of: npt.NDArray[np.int64] | None = None) -> Batch:
         """Transitions drawn with replacement, each as likely.
 
         Args:
             count: B.
             seed: Tells the draw, as (seed of the run, update): a run that goes on draws what it would have drawn.
+            of: Some of ``starts``; None draws of all.
 
         Raises:
             VieError: There are none.
         """
         if not len(self):
             raise VieError("the replay has no transitions to draw: add a trajectory first")
-        return self.at(self._starts[np.random.default_rng(seed).integers(len(self), size=count)])
+        starts = self._starts if of is None else of
+        return self.at(starts[np.random.default_rng(seed).integers(len(starts), size=count)])
+
+    def of_largest_reward(self) -> npt.NDArray[np.int64]:
+        """Those of ``starts`` whose reward is the largest there is."""
+        rewards = self.reward.cpu().numpy()[self._starts % self.rows]
+        return self._starts[rewards >= rewards.max()]
 
     def at(self, numbers: npt.NDArray[np.int64]) -> Batch:
         """The transitions that begin at some observations, counted since the first that was ever written."""

@@ -15,6 +15,7 @@ class DataConfig:
         edge: Largest component of an action that is learned from: at 1 the density of a squashed Gaussian is infinite.
         rows: Observations that the replay of the agent's own episodes has room for.
         batch: Transitions of an update.
+        extra: Transitions of the largest reward that are added to every offline batch (OOO).
         mix: Share of the offline data in a batch online; -1 is as much as there is of it.
     """
 
@@ -25,6 +26,7 @@ class DataConfig:
     edge: float = 0.99999
     rows: int = 200_000
     batch: int = 256
+    extra: int = 0
     mix: float = 0.5
 
 

@@ -11,13 +11,13 @@ from tqdm import tqdm
 
 from rl_encoders.agents.agent import Agent, Metrics
 from rl_encoders.agents.parl import PARL
-from rl_encoders.replay.buffer import Batch, Replay
+from rl_encoders.replay.buffer import Batch, Replay, joined
 from rl_encoders.replay.trajectory import Array, Space, Trajectory
 from rl_encoders.training.actor import Actor
 from rl_encoders.training.checkpoint import load_state, save_state
 from rl_encoders.training.config import RunConfig
 from rl_encoders.training.mixture import draw_mixed
-from rl_encoders.training.storage import load_episode, read_offline, save_episode, stored
+from rl_encoders.training.storage import episode_path, load_episode, save_episode, stored
 from vie.distributed import ALONE
 from vie.errors import VieError
 from vie.files import locked
@@ -25,7 +25,7 @@ from vie.history import History
 from vie.stopping import StoppedError, listening
 
 Parts = Mapping[str, Array]
-IMITATE, OFFLINE, ONLINE, EVALUATE = range(4)
+IMITATE, OFFLINE, ONLINE, EVALUATE, EXTRA = range(5)
 """What a number was drawn for."""
 
 
@@ -55,7 +55,7 @@ class Training:
         self,
         config: RunConfig,
         agent: Agent,
-        trajectories: list[Trajectory] | None = None,
+        offline: Replay | None = None,
         world: World | None = None,
     ) -> None:
         """Takes an agent on its device, with its optimizers made.
@@ -63,24 +63,21 @@ class Training:
         Args:
             config: What to do.
             agent: That learns.
-            trajectories: Offline data.
+            offline: Data of others, as ``storage.filled`` makes it.
             world: Where it acts; None for offline data alone.
 
         Raises:
-            VieError: There is nothing to learn from, or data and environment disagree.
+            VieError: There is nothing to learn from.
         """
         if not config.run:
             raise VieError("the run has no folder: give it as run=FOLDER")
-        if not trajectories and (config.offline_updates or world is None):
+        if not (offline and len(offline)) and (config.offline_updates or world is None):
             raise VieError("there is no offline data to learn from: give a dataset, or offline_updates=0")
         if world is None and config.online_steps:
             raise VieError(f"online_steps={config.online_steps} need an environment: give one, or 0")
         self.config, self.agent, self.world = config, agent, world
-        self.run, device = Path(config.run), agent.device
-        space = world.space if world else None
-        data = trajectories or []
-        self.offline = read_offline(data, space, agent.eyes, config.data, device) if data else None
-        self.online = Replay(config.data.rows, device, agent.eyes.back) if config.online_steps else None
+        self.run, self.offline = Path(config.run), offline
+        self.online = Replay(config.data.rows, agent.device, agent.eyes.back) if config.online_steps else None
         self.imitated = self.updates = self.steps = self.episodes = 0
         self._resume()
 
@@ -139,7 +136,11 @@ class Training:
             learn, phase = self.agent.imitate, IMITATE
         for number in tqdm(range(done, count), initial=done, total=count, desc=f"{self.run.name} {what}"):
             assert self.offline is not None
-            batch = self.offline.draw(self.config.data.batch, (self.config.seed, phase, number))
+            data = self.config.data
+            batch = self.offline.draw(data.batch, (self.config.seed, phase, number))
+            if data.extra:
+                best = self.offline.of_largest_reward()
+                batch = joined(batch, self.offline.draw(data.extra, (self.config.seed, EXTRA, number), best))
             self._seed(phase, number)
             metrics = learn(batch)
             if (number + 1) % self.config.log_every == 0:
@@ -153,7 +154,7 @@ class Training:
         assert self.online is not None
         trajectory, actor, _ = self._act(ONLINE, self.episodes, explore=True)
         one = stored(trajectory, actor.kept(), self.config.data)
-        save_episode(self._place(self.episodes), one)
+        save_episode(episode_path(self.run, self.episodes), one)
         one.put_into(self.online)
         self.steps += len(trajectory)
         self.episodes += 1
@@ -227,9 +228,6 @@ class Training:
             )
         history.add(self.updates, phase=phase, **values)
 
-    def _place(self, episode: int) -> Path:
-        return self.run / "episodes" / f"{episode:06d}.safetensors"
-
     def _save(self) -> None:
         optimizers = {name: one.state_dict() for name, one in self.agent.optimizers().items()}
         counts = {name: getattr(self, name) for name in ("imitated", "updates", "steps", "episodes")}
@@ -247,4 +245,4 @@ class Training:
             setattr(self, name, count)
         for episode in range(self.episodes):
             assert self.online is not None
-            load_episode(self._place(episode)).put_into(self.online)
+            load_episode(episode_path(self.run, episode)).put_into(self.online)

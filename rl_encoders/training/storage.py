@@ -1,5 +1,6 @@
 """What an agent has kept of its episodes, on disk before the next one begins."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,9 +54,9 @@ def stored(trajectory: Trajectory, kept: dict[str, Tensor], config: DataConfig) 
 
 
 def read_offline(
-    trajectories: list[Trajectory], space: Space | None, eyes: Perception, config: DataConfig, device: torch.device
-) -> Replay:
-    """All offline data, checked against the environment where there is one, and seen once.
+    trajectories: Iterable[Trajectory], space: Space | None, eyes: Perception, config: DataConfig
+) -> Iterator[Stored]:
+    """Offline data, checked against the environment where there is one, and seen once.
 
     Raises:
         VieError: A trajectory does not fit; it is named.
@@ -63,10 +64,38 @@ def read_offline(
     for trajectory in trajectories:
         if space is not None:
             trajectory.check(space)
-    replay = Replay(max(1, sum(len(one) + 1 for one in trajectories)), device, eyes.back)
-    for trajectory in trajectories:
-        stored(trajectory, eyes.keep(trajectory.observations), config).put_into(replay)
+        yield stored(trajectory, eyes.keep(trajectory.observations), config)
+
+
+def filled(data: Iterable[Stored], eyes: Perception, device: torch.device) -> Replay:
+    """A replay that has room for all of some data, and holds it."""
+    everything = list(data)
+    replay = Replay(max(1, sum(len(one.action) + 1 for one in everything)), device, eyes.back)
+    for one in everything:
+        one.put_into(replay)
     return replay
+
+
+def episode_path(run: Path, number: int) -> Path:
+    """Where an episode of a run lies."""
+    return run / "episodes" / f"{number:06d}.safetensors"
+
+
+def episodes_until(run: Path, steps: int) -> Iterator[Stored]:
+    """The episodes of a run that were over after so many steps of the environment, in their order.
+
+    Raises:
+        VieError: The run has not come so far.
+    """
+    taken = number = 0
+    while taken < steps:
+        path = episode_path(run, number)
+        if not path.exists():
+            raise VieError(f"{run} holds {taken} steps of the environment, not {steps}: train it further first")
+        one = load_episode(path)
+        taken, number = taken + len(one.action), number + 1
+        if taken <= steps:
+            yield one
 
 
 def save_episode(path: Path, one: Stored) -> None:

@@ -16,7 +16,8 @@ from rl_encoders.agents.iql import IQL, IQLConfig
 from rl_encoders.agents.parl import PARL, PARLConfig
 from rl_encoders.agents.perception import Eyes, States
 from rl_encoders.training.config import DataConfig, RunConfig
-from rl_encoders.training.loop import Training
+from rl_encoders.training.loop import Training as PlainTraining
+from rl_encoders.training.storage import filled, read_offline
 from tests.rl_encoders.training.worlds import LENGTH, Line, random_walks
 from vie import VieError
 from vie.history import read_history
@@ -39,6 +40,15 @@ def agent(kind="cal-ql", eyes=None):
         made = CalQL(eyes, 1, CalQLConfig(**SMALL, policy_hidden=(32, 32), policy_lr=2e-3, weight=0.5))
     made.make_optimizers()
     return made
+
+
+def Training(settings, learner, trajectories=None, world=None):  # noqa: N802
+    """On trajectories, checked against the world."""
+    offline = None
+    if trajectories:
+        space = world.space if world else None
+        offline = filled(read_offline(trajectories, space, learner.eyes, settings.data), learner.eyes, learner.device)
+    return PlainTraining(settings, learner, offline, world)
 
 
 def config(folder, **changes):
