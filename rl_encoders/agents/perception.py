@@ -104,7 +104,8 @@ class Eyes(nn.Module):
         schedule, trunk = encoder.schedule, encoder.trunk
         self.keeps_features = schedule.first_trained(trunk, FOREVER) == len(trunk.stages)
         still = self.keeps_features or encoder.sampling.frames == 1
-        self.back = {} if still else {name: self.clip_back.tolist() for name in encoder.heads.cameras}
+        back: list[int] = self.clip_back.tolist()
+        self.back: Mapping[str, Sequence[int]] = {} if still else dict.fromkeys(encoder.heads.cameras, back)
         self.reach = int(self.clip_back[0]) if self.keeps_features else 0
         self.augments = not self.keeps_features and most_shift > 0
 

@@ -1,0 +1,98 @@
+"""From settings to an agent in an environment."""
+
+import copy
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from rl_encoders.agents.agent import Agent
+from rl_encoders.agents.autoregressive import AutoregressiveHead
+from rl_encoders.agents.base_policy import GaussianHead, PolicyHead, SeeingPolicy
+from rl_encoders.agents.calql import CalQL
+from rl_encoders.agents.diffusion import DiffusionHead
+from rl_encoders.agents.exploration import Exploring
+from rl_encoders.agents.iql import IQL
+from rl_encoders.agents.parl import PARL
+from rl_encoders.agents.perception import Eyes, Perception, States
+from rl_encoders.agents.sac import SAC
+from rl_encoders.loading import load
+from rl_encoders.replay.trajectory import Space
+from rl_encoders.training.settings import AgentConfig, TrainConfig
+from vie.errors import VieError
+
+HEADS: dict[str, type[PolicyHead]] = {
+    "diffusion": DiffusionHead,
+    "transformer": AutoregressiveHead,
+    "gaussian": GaussianHead,
+}
+
+
+def build_eyes(config: TrainConfig, space: Space) -> Perception:
+    """What an agent sees through, in an environment or on data of some space.
+
+    Raises:
+        VieError: It is to see what is not there, or nothing.
+    """
+    world, given = config.environment, config.encoder
+    for name in [*world.state, *(world.cameras if given.source else [])]:
+        if name not in space.observations:
+            raise VieError(f"there is no {name!r} to see: observations have {', '.join(space.observations)}")
+    lengths = {name: math.prod(space.observations[name][0]) for name in world.state}
+    if not given.source:
+        if not lengths:
+            raise VieError("the agent sees nothing: give encoder.source, or parts of the state as environment.state")
+        return States(lengths)
+    arguments: dict[str, Any] = {"size": given.size} if given.size else {}
+    encoder = load(
+        given.source,
+        given.mode,
+        train_from=given.train_from,
+        pool=given.pool,
+        project=given.project,
+        precision=given.precision,
+        cache=given.cache,
+        cache_dtype=given.cache_dtype,
+        views=() if world.cameras == ["pixels"] else world.cameras,
+        proprio=lengths or None,
+        device=device_of(config.device),
+        **arguments,
+    )
+    return Eyes(encoder, world.control_hz, given.most_shift)
+
+
+def build_agent(config: TrainConfig, space: Space, eyes: Perception | None = None) -> Agent:
+    """An agent on its device, with its optimizers made and its weights drawn by the seed."""
+    torch.manual_seed(config.seed)
+    eyes = eyes or build_eyes(config, space)
+    agent = _agent(config.agent, eyes, space.action_dim).to(device_of(config.device))
+    agent.make_optimizers()
+    return agent
+
+
+def _agent(config: AgentConfig, eyes: Perception, action_dim: int) -> Agent:
+    made: Agent
+    if config.algorithm == "parl":
+        head = HEADS[config.policy](eyes.dim, action_dim)
+        own = copy.deepcopy(eyes)
+        made = PARL(eyes, action_dim, config.parl, SeeingPolicy(own, head, config.policy_lr, config.policy_ema))
+    elif config.algorithm == "sac":
+        made = SAC(eyes, action_dim, config.sac)
+    elif config.algorithm == "iql":
+        made = IQL(eyes, action_dim, config.iql)
+    else:
+        calibrated = config.calql.calibrated and config.algorithm == "calql"
+        made = CalQL(eyes, action_dim, replace(config.calql, calibrated=calibrated))
+    return Exploring(made, config.exploration) if config.exploration else made
+
+
+def gamma_of(config: AgentConfig) -> float:
+    """The discount of the agent that counts."""
+    section = "calql" if config.algorithm == "cql" else config.algorithm
+    return float(getattr(config, section).gamma)
+
+
+def device_of(name: str) -> torch.device:
+    """The device of a name; "auto" is the GPU if there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)

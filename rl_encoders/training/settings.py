@@ -1,0 +1,123 @@
+"""A whole run as settings: what acts where, what it sees through, and how it learns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from rl_encoders.agents.calql import CalQLConfig
+from rl_encoders.agents.iql import IQLConfig
+from rl_encoders.agents.parl import PARLConfig
+from rl_encoders.agents.sac import SACConfig
+from rl_encoders.training.config import RunConfig
+from vie.settings import parse_settings
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+HELP = "vie-rl train --help"
+
+
+@dataclass
+class EnvironmentConfig:
+    """Where an agent acts; see ``rl_encoders.environments.make_environment``.
+
+    Attributes:
+        name: Such as ``gym:Pendulum-v1``; empty for offline data alone.
+        size: Side of its pictures in pixels.
+        max_steps: Of an episode; null is the environment's own.
+        reward: ``task``, or ``success``: 1 for success, which ends the episode, and 0 before.
+        control_hz: Steps in a second, for encoders of clips.
+        cameras: Parts of an observation that are pictures.
+        state: Parts of an observation that are numbers, which the agent sees too.
+    """
+
+    name: str = ""
+    size: int = 64
+    max_steps: int | None = None
+    reward: Literal["task", "success"] = "task"
+    control_hz: float = 10.0
+    cameras: list[str] = field(default_factory=lambda: ["pixels"])
+    state: list[str] = field(default_factory=list)
+
+
+@dataclass
+class EncoderConfig:
+    """What an agent sees through; see ``rl_encoders.load``.
+
+    Attributes:
+        source: Of the trunk; empty for agents that see numbers alone.
+        mode: ``frozen``, ``finetune`` or ``partial``.
+        train_from: Stage from which ``partial`` trains.
+        pool: Of its maps.
+        project: Length of the vectors; null leaves them.
+        size: Side of the pictures that the trunk sees; null is its own.
+        precision: Of the trunk's arithmetic.
+        cache: Folder of features of a frozen trunk, of use where several runs see the same data; null for none.
+        cache_dtype: Of features, there and in the replay.
+        most_shift: Pixels that the pictures of a trained trunk are shifted by at most.
+    """
+
+    source: str = ""
+    mode: Literal["frozen", "finetune", "partial"] = "frozen"
+    train_from: str | None = None
+    pool: str = "mean"
+    project: int | None = None
+    size: int | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    cache: str | None = None
+    cache_dtype: Literal["float32", "float16"] = "float32"
+    most_shift: int = 4
+
+
+@dataclass
+class AgentConfig:
+    """What learns; of the sections the one of the algorithm counts.
+
+    Attributes:
+        algorithm: ``cql`` is Cal-QL without calibration.
+        exploration: Factor of a bonus for novelty; 0 for none (OOO).
+        policy: Of PA-RL.
+        policy_lr: Its learning rate.
+        policy_ema: Share of it in the slow copy that is sampled.
+    """
+
+    algorithm: Literal["sac", "cql", "calql", "iql", "parl"] = "calql"
+    exploration: float = 0.0
+    policy: Literal["diffusion", "transformer", "gaussian"] = "diffusion"
+    policy_lr: float = 5e-5
+    policy_ema: float = 0.002
+    sac: SACConfig = field(default_factory=SACConfig)
+    calql: CalQLConfig = field(default_factory=CalQLConfig)
+    iql: IQLConfig = field(default_factory=IQLConfig)
+    parl: PARLConfig = field(default_factory=PARLConfig)
+
+
+@dataclass
+class TrainConfig(RunConfig):
+    """A run.
+
+    Attributes:
+        dataset: Offline data; empty for none.
+    """
+
+    dataset: str = ""
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    agent: AgentConfig = field(default_factory=AgentConfig)
+
+
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**63 - 1),
+    **dict.fromkeys(("data.mix",), (-1, 1)),
+    **dict.fromkeys(("data.gamma", "data.edge"), (0, 1)),
+    **dict.fromkeys(
+        ("data.rows", "data.batch", "checkpoint_every", "log_every", "environment.size"), (1, float("inf"))
+    ),
+    **{f"agent.{kind}.gamma": (0, 1) for kind in ("sac", "calql", "iql", "parl")},
+    **{f"agent.{kind}.tau": (0, 1) for kind in ("sac", "calql", "iql", "parl")},
+}
+"""Least and greatest values that make sense."""
+
+
+def parse_train_config(recipes: Sequence[str | Path], overrides: Sequence[str] = ()) -> TrainConfig:
+    """Builds the settings of a run from recipes and overrides; see ``vie.settings.parse_settings``."""
+    return parse_settings(TrainConfig, recipes, overrides, RECIPES, RANGES, HELP)
