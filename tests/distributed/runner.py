@@ -4,16 +4,25 @@ STILL=1: batch norm stays in eval mode, as it sees each rank's own clips, so tha
 KILL=STEP:RANK:SIGNAL: a rank sends itself a signal in the middle of a step.
 SLOW=SECONDS: every step takes so long.
 """
+# ruff: noqa: E402
 
+import gc
+import importlib
 import os
 import signal
 import time
 from typing import Any
 
+gc.disable()  # until the imports are done, which are most of a short run, and it is a quarter of them
+
 from torch import Tensor, nn
 
 from pretrain.cli import main
 from pretrain.objective import Objective
+
+importlib.import_module("pretrain.train")  # as main would do
+gc.freeze()
+gc.enable()
 
 if os.environ.get("STILL"):
     for norm in (nn.BatchNorm2d, nn.BatchNorm3d):
