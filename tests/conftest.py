@@ -1,6 +1,7 @@
 """Small corpora of moving shapes, prepared as real ones are: JPEG frames in tar shards, and a Parquet index."""
 
 import contextlib
+import gc
 import io
 import json
 import multiprocessing
@@ -27,6 +28,9 @@ with contextlib.suppress(ImportError):
     import faiss
 
     faiss.omp_set_num_threads(1)
+
+# The libraries leave half a million objects that stay, and the default is to look through them again and again.
+gc.set_threshold(50_000, 20, 50)
 
 SHAPES = ("cross", "disc", "square", "stripes")
 MOTIONS = {"down": (1, 0), "left": (0, -1), "right": (0, 1), "up": (-1, 0)}
