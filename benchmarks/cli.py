@@ -21,6 +21,7 @@ SPEEDS = {
     "loader": "from stored videos to the device, beside PyTorchVideo, decord and torchcodec",
     "formats": "ways to keep a corpus",
     "encoders": "an observation beside the bare trunk, and training on kept features",
+    "agents": "Cal-QL beside d3rlpy's, through the same trunk",
     "hosts": "agents of other libraries with an encoder, beside the same trunk as a plain module",
 }
 SPEED = "; ".join(f"{name}: {what}" for name, what in SPEEDS.items()) + "."

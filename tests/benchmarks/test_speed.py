@@ -90,6 +90,15 @@ def test_every_measurement_runs(measurement, only, rows, tmp_path):
         assert all(value > 0 for value in rates)
 
 
+def test_agents_are_beside_d3rlpys(tmp_path):
+    pytest.importorskip("d3rlpy")
+    run(["speed", "agents", "--quick", "--device", "cpu", "--out", str(tmp_path)])
+    rows = results(tmp_path, "agents")["rows"]
+    assert len(rows) == 6
+    assert all(row["updates/s"] > 0 for row in rows)
+    assert [row["of d3rlpy"] for row in rows if row["agent"] == "d3rlpy"] == [1, 1]
+
+
 def test_an_unknown_measurement(tmp_path):
     with pytest.raises(VieError, match="no measurement fulstep: choose from step, full-step, clustering"):
         run(["speed", "fulstep", "--out", str(tmp_path)])
