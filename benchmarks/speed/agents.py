@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from benchmarks.speed import hosts_d3rlpy
-from benchmarks.speed.hosts import Setting
 from benchmarks.speed.record import Job, Table, in_turns, medians
+from benchmarks.speed.setting import Setting
 from rl_encoders import load
 from rl_encoders.agents.calql import CalQL, CalQLConfig
 from rl_encoders.agents.perception import Eyes

@@ -7,7 +7,6 @@ gradients and in eval mode when it is made.
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from benchmarks.speed import hosts_d3rlpy, hosts_sb3
 from benchmarks.speed.plain import PlainTrunk
 from benchmarks.speed.record import Job, Table, in_turns, medians
+from benchmarks.speed.setting import Setting
 from rl_encoders import VisualEncoder
 from vie import create_model, save_pretrained
 
@@ -33,27 +33,6 @@ COLUMNS = {
 MODES = ("frozen", "finetune")
 UPDATES = 3
 """Of which the pictures are counted."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all agents are made of.
-
-    Attributes:
-        source: Folder of the saved trunk.
-        size: Side of the pictures, which is the trunk's own.
-        batch: Observations in an update.
-        device: That agents train on.
-        mode: Frozen or finetune.
-        ours: Whether the trunk is an encoder of ``rl_encoders`` or a plain module.
-    """
-
-    source: str
-    size: int
-    batch: int
-    device: torch.device
-    mode: str
-    ours: bool
 
 
 class Agent(Protocol):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import d3rlpy
 import numpy as np
@@ -11,10 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.speed.plain import PlainTrunk
+from benchmarks.speed.setting import Setting
 from rl_encoders.adapters.d3rlpy import VieEncoderFactory
-
-if TYPE_CHECKING:
-    from benchmarks.speed.hosts import Setting
 
 HIDDEN = 256
 STEPS = 128
@@ -70,7 +68,7 @@ class PlainFactory(d3rlpy.models.EncoderFactory):
 class CalQL:
     """Cal-QL on one episode of noise."""
 
-    def __init__(self, setting: "Setting") -> None:
+    def __init__(self, setting: Setting) -> None:
         factory = (
             VieEncoderFactory({"source": setting.source, "size": setting.size, "mode": setting.mode}, [HIDDEN])
             if setting.ours

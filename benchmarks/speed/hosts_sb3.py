@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -12,10 +12,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from benchmarks.speed.plain import PlainTrunk
+from benchmarks.speed.setting import Setting
 from rl_encoders.adapters.sb3 import VieExtractor
-
-if TYPE_CHECKING:
-    from benchmarks.speed.hosts import Setting
 
 STEPS = 128
 
@@ -55,7 +53,7 @@ class PlainExtractor(BaseFeaturesExtractor):
 class Sb3Agent:
     """PPO or SAC after one rollout."""
 
-    def __init__(self, kind: Callable[..., Any], setting: "Setting") -> None:
+    def __init__(self, kind: Callable[..., Any], setting: Setting) -> None:
         extractor: dict[str, Any] = {
             "features_extractor_class": VieExtractor if setting.ours else PlainExtractor,
             "features_extractor_kwargs": {
