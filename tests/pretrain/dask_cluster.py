@@ -84,7 +84,9 @@ class Cluster:
         return self
 
     def __exit__(self, *_):
-        for process in reversed(self.processes):  # the workers first: a worker waits for a scheduler that is gone
-            process.terminate()
-        for process in self.processes:
-            process.wait(PATIENCE)
+        scheduler, *workers = self.processes
+        for processes in (workers, [scheduler]):  # a worker waits for a scheduler that is gone
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.wait(PATIENCE)
