@@ -1,0 +1,178 @@
+"""An environment whose observations are named parts and whose actions lie in [-1, 1], checked at every step."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from PIL import Image
+
+from rl_encoders.environments.kinds import Opened
+from rl_encoders.replay.trajectory import Array, Space
+from vie import VieError
+
+Parts = Mapping[str, Array]
+"""An observation: pictures uint8 (H, W, 3), and ``"state"`` float32 (N,)."""
+
+Reward = Literal["task", "success"]
+Numbers = npt.NDArray[np.floating[Any]]
+TOLERANCE = 1e-4  # by which rounding may put an action out of its bounds, as ``Trajectory.check`` allows
+
+
+def to_unit(action: Numbers, low: Numbers, high: Numbers) -> npt.NDArray[np.float32]:
+    """From an environment's own bounds into [-1, 1]; exactly as it is where these are its bounds already."""
+    return np.asarray((action - low) / (high - low) * 2.0 - 1.0, np.float32)
+
+
+def from_unit(action: Numbers, low: Numbers, high: Numbers) -> npt.NDArray[np.float32]:
+    """From [-1, 1] into an environment's own bounds."""
+    return np.asarray((action + 1.0) / 2.0 * (high - low) + low, np.float32)
+
+
+def is_success(info: Mapping[str, Any]) -> bool | None:
+    """Whether the task is done; None where the environment does not tell."""
+    told = info.get("success", info.get("is_success"))
+    return None if told is None else bool(told)
+
+
+class PlainEnvironment(gym.Env[Parts, npt.NDArray[np.float32]]):
+    """In this process: what raises or hangs does so here."""
+
+    def __init__(
+        self, name: str, opened: Opened, size: int, max_steps: int | None = None, reward: Reward = "task"
+    ) -> None:
+        """Wraps an environment.
+
+        Args:
+            name: For errors.
+            opened: The environment.
+            size: Side of the pictures in pixels.
+            max_steps: After which an episode is truncated; by default as the environment has it.
+            reward: Its own; or 1 for success, which then ends the episode, and 0 before.
+
+        Raises:
+            VieError: Its actions are not bounded numbers, or its episodes may never end.
+        """
+        self.name, self.opened, self.size, self.reward = name, opened, size, reward
+        own = opened.env.action_space
+        if not isinstance(own, spaces.Box) or not own.is_bounded():
+            raise VieError(f"{name} takes {own}: agents act by bounded numbers, so take an environment with a Box")
+        self.own_low, self.own_high = own.low.ravel().astype(np.float64), own.high.ravel().astype(np.float64)
+        self.own_shape, self.own_dtype = own.shape, own.dtype
+        spec = opened.env.spec
+        limit = max_steps or opened.max_steps or (spec.max_episode_steps if spec else None)
+        if limit is None:
+            raise VieError(f"{name} has no step limit, so that an episode may never end: give max_steps")
+        self.max_steps = limit
+        self.action_space = spaces.Box(-1.0, 1.0, (len(self.own_low),), np.float32)
+        self.steps = 0
+        self._latest: Any = None
+        first = self._begin(seed=0)[0]
+        self.space = Space(
+            {part: (value.shape, value.dtype) for part, value in first.items()},
+            self.action_space.low,
+            self.action_space.high,
+        )
+        self.observation_space = spaces.Dict({part: _box(value) for part, value in first.items()})
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Parts, dict[str, Any]]:
+        """Begins an episode."""
+        seen, info = self._begin(seed, options)
+        self._check(seen)
+        return seen, info
+
+    def step(self, action: npt.NDArray[np.float32]) -> tuple[Parts, float, bool, bool, dict[str, Any]]:
+        """Takes an action (A,) in [-1, 1].
+
+        Raises:
+            VieError: The action does not fit, or what the environment gives does not.
+        """
+        given = np.asarray(action, np.float32)
+        bound = 1.0 + TOLERANCE
+        if given.shape != self.action_space.shape or not (np.abs(given) <= bound).all():
+            raise VieError(
+                f"{self.name} was given the action {given.tolist()} in step {self.steps}: it takes "
+                f"{len(self.own_low)} numbers in [-1, 1]"
+            )
+        own = from_unit(np.clip(given, -1.0, 1.0).astype(np.float64), self.own_low, self.own_high)
+        # Rounding to float32 must not leave the bounds: some environments refuse such actions.
+        own = np.clip(own, self.own_low.astype(np.float32), self.own_high.astype(np.float32))
+        env = self.opened.env
+        self._latest, gain, terminated, truncated, info = env.step(own.astype(self.own_dtype).reshape(self.own_shape))
+        reward = float(gain)
+        self.steps += 1
+        if not np.isfinite(reward):
+            raise VieError(f"{self.name} gave the reward {reward} in step {self.steps - 1}: mend it or leave it out")
+        seen = self._parts()
+        self._check(seen)
+        number, done = reward, bool(terminated)
+        if self.reward == "success":
+            told = is_success(info)
+            if told is None:
+                raise VieError(f"{self.name} does not tell success: use reward=task")
+            number, done = float(told), told
+        return seen, number, done, bool(truncated) or self.steps >= self.max_steps, _small(info)
+
+    def demonstrate(self, name: str) -> npt.NDArray[np.float32]:
+        """What a scripted policy would do now: an action in [-1, 1].
+
+        Raises:
+            VieError: There is no such policy.
+        """
+        known = self.opened.demonstrations
+        if name not in known:
+            raise VieError(f"{self.name} has no policy {name!r}: it has {', '.join([*known, 'random'])}")
+        own = np.asarray(known[name](self._latest), np.float64)
+        return np.clip(to_unit(own, self.own_low, self.own_high), -1.0, 1.0)
+
+    def close(self) -> None:
+        self.opened.env.close()
+
+    def _begin(
+        self, seed: int | None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        self.steps = 0
+        self._latest, info = self.opened.env.reset(seed=seed, options=options)
+        return self._parts(), _small(info)
+
+    def _parts(self) -> dict[str, Array]:
+        seen = dict(self.opened.look(self._latest))
+        if self.opened.rendered is not None:
+            seen[self.opened.rendered] = np.asarray(self.opened.env.render())
+        return {name: self._resized(value) if value.ndim == 3 else value for name, value in seen.items()}
+
+    def _resized(self, picture: Array) -> Array:
+        if picture.dtype != np.uint8 or picture.shape[-1] != 3:
+            raise VieError(f"{self.name} gave a picture of {picture.dtype} {list(picture.shape)}: see how it renders")
+        if picture.shape[:2] == (self.size, self.size):
+            return picture.copy()
+        return np.asarray(Image.fromarray(picture).resize((self.size, self.size), Image.Resampling.BILINEAR))
+
+    def _check(self, seen: Parts) -> None:
+        for name, (shape, dtype) in self.space.observations.items():
+            if name not in seen:
+                raise VieError(
+                    f"{self.name} gave no {name!r} in step {self.steps}: it gave {', '.join(seen) or 'nothing'}"
+                )
+            value = seen[name]
+            if value.shape != shape or value.dtype != dtype:
+                raise VieError(
+                    f"{self.name} gave {name!r} of {value.dtype} {list(value.shape)} in step {self.steps}, not of "
+                    f"{dtype} {list(shape)} as before: mend it"
+                )
+            if value.dtype != np.uint8 and not np.isfinite(value).all():
+                raise VieError(f"{self.name} gave a {name!r} that is not finite in step {self.steps}: mend it")
+
+
+def _box(value: Array) -> spaces.Box:
+    if value.dtype == np.uint8:
+        return spaces.Box(0, 255, value.shape, np.uint8)
+    return spaces.Box(-np.inf, np.inf, value.shape, np.float32)
+
+
+def _small(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What is a number or a word: it goes through a pipe at every step."""
+    kept = {name: value.item() if isinstance(value, np.generic) else value for name, value in info.items()}
+    return {name: value for name, value in kept.items() if isinstance(value, bool | int | float | str)}
