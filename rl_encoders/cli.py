@@ -1,7 +1,8 @@
-"""The command line: ``vie-rl encode``."""
+"""The command line: ``vie-rl encode``, ``vie-rl collect``."""
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from vie.command_line import CommandParser, guard
 from vie.errors import VieError
@@ -29,25 +30,90 @@ def run(arguments: Sequence[str]) -> None:
     )
     encode.add_argument("--control-hz", type=float, help="for an encoder of clips: frames in a second (the dataset's)")
     encode.set_defaults(carry_out=_encode)
+    _add_collect(commands)
     parsed, settings = parser.parse_known_args(list(arguments))
     parsed.settings = settings
     parsed.carry_out(parsed)
 
 
-def _encode(parsed: argparse.Namespace) -> None:
+def _need_gymnasium() -> None:
+    try:
+        import gymnasium  # noqa: F401
+    except ImportError as error:
+        raise VieError(f"environments need Gymnasium ({error}): pip install 'vie[gymnasium]'") from error
+
+
+def _add_collect(commands: "argparse._SubParsersAction[CommandParser]") -> None:
+    collect = commands.add_parser("collect", help="make an offline dataset by a scripted or random policy")
+    collect.add_argument(
+        "environment", help="as ale:Pong, gym:Pendulum-v1, metaworld:door-open-v3, robotics:PointMaze_UMaze-v3"
+    )
+    collect.add_argument(
+        "--policy", default="random", help="random, or one that the environment has: scripted, waypoint (%(default)s)"
+    )
+    collect.add_argument("--noise", type=float, default=0.0, help="added to a scripted policy's actions (%(default)s)")
+    collect.add_argument("--episodes", type=int, required=True, help="that the dataset shall hold")
+    collect.add_argument("--out", required=True, metavar="FOLDER", help="the same command goes on where it was stopped")
+    collect.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    collect.add_argument("--size", type=int, default=64, help="of the pictures in pixels (%(default)s)")
+    collect.add_argument("--max-steps", type=int, help="of an episode (the environment's own)")
+    collect.add_argument(
+        "--reward", choices=["task", "success"], default="task", help="its own, or 1 for success (%(default)s)"
+    )
+    collect.add_argument("--timeout", type=float, default=60.0, help="seconds that a step may take (%(default)s)")
+    collect.set_defaults(carry_out=_collect)
+
+
+def _collect(parsed: argparse.Namespace) -> None:
+    _need_gymnasium()
+    from rl_encoders.collect import collect, make_policy
+    from rl_encoders.environments import make_environment
+
+    for name in ("episodes", "size"):
+        if getattr(parsed, name) < 1:
+            raise VieError(f"--{name}={getattr(parsed, name)}: give at least 1")
+    environment = make_environment(
+        parsed.environment,
+        parsed.seed,
+        parsed.size,
+        max_steps=parsed.max_steps,
+        reward=parsed.reward,
+        timeout=parsed.timeout,
+        arguments=_values(parsed.settings, "an argument of the environment"),
+    )
+    try:
+        label = {"policy": parsed.policy, "noise": parsed.noise}
+        policy = make_policy(environment, parsed.policy, parsed.noise)
+        report = collect(environment, policy, parsed.episodes, parsed.out, label)
+    finally:
+        environment.close()
+    told = "" if report.successes is None else f", {report.successes} with success"
+    print(f"{report.episodes} episodes of {report.steps} steps are in {parsed.out}{told}")
+    if report.failed:
+        raise VieError(
+            f"{len(report.failed)} episodes failed and others took their place ({'; '.join(report.failed.values())})"
+        )
+
+
+def _values(settings: Sequence[str], what: str) -> dict[str, Any]:
     import yaml
 
+    values = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise VieError(f"unknown argument {setting}: give NAME=VALUE, {what}")
+        values[name] = yaml.safe_load(value)
+    return values
+
+
+def _encode(parsed: argparse.Namespace) -> None:
     from rl_encoders.cache import FeatureCache
     from rl_encoders.datasets import open_dataset
     from rl_encoders.encode import encode
     from rl_encoders.loading import from_config
 
-    config = {"source": parsed.source}
-    for setting in parsed.settings:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise VieError(f"unknown argument {setting}: give NAME=VALUE, an argument of rl_encoders.load")
-        config[name] = yaml.safe_load(value)
+    config = {"source": parsed.source, **_values(parsed.settings, "an argument of rl_encoders.load")}
     dataset = open_dataset(parsed.dataset)
     cameras = parsed.cameras.split(",") if parsed.cameras else list(dataset.cameras)
     cache = FeatureCache(parsed.cache, round(parsed.limit_gb * 2**30))

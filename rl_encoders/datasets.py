@@ -22,6 +22,7 @@ from vie.video.source import open_video
 Numbers = npt.NDArray[Any]
 INFO = Path("meta/info.json")
 MINARI = "minari:"
+COLLECTED = Path("data/metadata.json")
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,13 @@ def open_dataset(path: str) -> Dataset:
 
     Args:
         path: Folder of a LeRobot dataset (format 2 or 3), ``minari:ID`` of a Minari dataset on this machine (needs the
-            extra ``minari``), or folder or URL of a corpus that ``vie-pretrain prepare`` made.
+            extra ``minari``), folder that ``vie-rl collect`` wrote, or folder or URL of a corpus that
+            ``vie-pretrain prepare`` made.
 
     Raises:
         VieError: It is none of these, or holds no pictures.
     """
-    if path.startswith(MINARI):
+    if path.startswith(MINARI) or (Path(path) / COLLECTED).is_file():
         dataset = _minari(path)
     elif (Path(path) / INFO).is_file():
         dataset = _lerobot(Path(path))
@@ -203,14 +205,10 @@ def _lerobot_episode(number: int, kinds: Mapping[str, str], fps: float, place: _
 
 
 def _minari(path: str) -> Dataset:
-    try:
-        import minari
-    except ImportError as error:
-        raise VieError(f"{path} needs Minari ({error}): pip install 'vie[minari]'") from error
-    try:
-        data = minari.load_dataset(path.removeprefix(MINARI))
-    except Exception as error:  # it raises errors of many kinds
-        raise VieError(f"{path} cannot be opened ({error}): `minari list local` names those on this machine") from error
+    # Its module needs Gymnasium, which other datasets do not.
+    from rl_encoders.trajectories.minari import load
+
+    data = load(path)
 
     def split(observations: Any) -> tuple[dict[str, Numbers], dict[str, Numbers]]:
         named = observations if isinstance(observations, Mapping) else {"pixels": observations}

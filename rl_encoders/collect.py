@@ -1,0 +1,209 @@
+"""Offline datasets out of scripted or random policies, an episode at a time."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from rl_encoders.environments.guarded import Environment, episode_seed
+from rl_encoders.environments.plain import Parts
+from rl_encoders.replay.trajectory import Trajectory
+from rl_encoders.trajectories.writer import MinariWriter
+from vie import VieError
+
+logger = logging.getLogger(__name__)
+
+Act = Callable[[Parts], npt.NDArray[np.float32]]
+"""What to do, (A,) in [-1, 1], for what is seen."""
+
+Policy = Callable[[Environment, int], Act]
+"""From the environment of an episode, and the seed of what chance decides in it."""
+
+MOST_FAULTS = 3
+"""Episodes in a row that may fail: an environment that always does is not tried for ever."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """An episode that was run.
+
+    Attributes:
+        trajectory: All of it.
+        success: Whether the task was done at any step; None where the environment does not tell.
+        seed: Of its reset.
+    """
+
+    trajectory: Trajectory
+    success: bool | None
+    seed: int
+
+
+class EpisodeError(VieError):
+    """An environment failed within an episode.
+
+    Attributes:
+        before: What had happened until then, cut off there; None if nothing had.
+    """
+
+    def __init__(self, message: str, before: Trajectory | None = None) -> None:
+        super().__init__(message)
+        self.before = before
+
+
+def run_episode(environment: Environment, act: Act, name: str, seed: int | None = None) -> Episode:
+    """Runs an episode from start to end.
+
+    Args:
+        environment: In which.
+        act: What to do.
+        name: Of the episode, for errors.
+        seed: Of its reset; the next of the environment unless given.
+
+    Raises:
+        EpisodeError: The environment fails, or the action does not fit it; names the episode.
+    """
+    if seed is None:
+        seed = episode_seed(environment.seed, environment.episodes)
+    seen: list[Parts] = []
+    actions: list[npt.NDArray[np.float32]] = []
+    rewards: list[float] = []
+    success: bool | None = None
+    try:
+        first, _ = environment.reset(seed=seed)
+        seen.append(first)
+        terminated = truncated = False
+        while not (terminated or truncated):
+            action = np.asarray(act(seen[-1]), np.float32)
+            after, reward, terminated, truncated, info = environment.step(action)
+            actions.append(action)
+            rewards.append(reward)
+            seen.append(after)
+            if (told := environment.is_success(info)) is not None:
+                success = bool(success) or told
+    except VieError as error:
+        before = _trajectory(name, seen, actions, rewards, False) if actions else None
+        raise EpisodeError(f"{name}, step {len(actions)}: {error}", before) from error
+    trajectory = _trajectory(name, seen, actions, rewards, terminated)
+    trajectory.check(environment.space)
+    return Episode(trajectory, success, seed)
+
+
+def _trajectory(
+    name: str, seen: list[Parts], actions: list[npt.NDArray[np.float32]], rewards: list[float], terminal: bool
+) -> Trajectory:
+    parts = {part: np.stack([one[part] for one in seen]) for part in seen[0]}
+    return Trajectory(name, parts, np.stack(actions), np.asarray(rewards, np.float32), terminal)
+
+
+def random_policy(environment: Environment, seed: int) -> Act:
+    """Actions drawn evenly from [-1, 1]."""
+    draws = np.random.default_rng(seed)
+    return lambda seen: draws.uniform(-1.0, 1.0, environment.space.action_dim).astype(np.float32)
+
+
+def scripted_policy(environment: Environment, seed: int, name: str, noise: float = 0.0) -> Act:
+    """A policy that the environment brings along; it knows what the agent has to see.
+
+    Args:
+        environment: Whose.
+        seed: Of the noise.
+        name: One of ``environment.policies``.
+        noise: Standard deviation of what is added to its actions, which are then clipped.
+    """
+    draws = np.random.default_rng(seed)
+
+    def act(seen: Parts) -> npt.NDArray[np.float32]:
+        action = environment.demonstrate(name)
+        return np.clip(action + noise * draws.standard_normal(len(action)), -1.0, 1.0).astype(np.float32)
+
+    return act
+
+
+def make_policy(environment: Environment, name: str, noise: float = 0.0) -> Policy:
+    """A policy by name.
+
+    Raises:
+        VieError: The environment has none of this name.
+    """
+    if name == "random":
+        return random_policy
+    if name not in environment.policies:
+        known = ", ".join([*environment.policies, "random"])
+        raise VieError(f"{environment.name} has no policy {name!r}: it has {known}")
+    return partial(scripted_policy, name=name, noise=noise)
+
+
+@dataclass(frozen=True)
+class CollectReport:
+    """What became of a collection.
+
+    Attributes:
+        episodes, steps: That the dataset holds.
+        successes: How many of its episodes did the task; None where the environment does not tell.
+        failed: Reasons by the names of episodes that were left out now.
+    """
+
+    episodes: int
+    steps: int
+    successes: int | None
+    failed: Mapping[str, str]
+
+
+def collect(
+    environment: Environment, policy: Policy, episodes: int, out: str | Path, label: Mapping[str, Any]
+) -> CollectReport:
+    """Fills a dataset; done again, it goes on where it was stopped, and the dataset is the same in the end.
+
+    Every episode is on the disk before the next one begins. One in which the environment fails is left out.
+
+    Args:
+        environment: In which; its ``seed`` tells those of the episodes.
+        policy: What acts.
+        episodes: How many the dataset shall hold.
+        out: Folder of the dataset, in Minari's format.
+        label: What the dataset is: policy and whatever else decides what it holds.
+
+    Raises:
+        VieError: ``out`` holds another dataset, or three episodes on end failed.
+    """
+    wanted = environment.wanted
+    facts = {
+        "environment": wanted.name,
+        "size": wanted.size,
+        "max_steps": environment.max_steps,
+        "reward": wanted.reward,
+        "arguments": dict(wanted.arguments),
+        "seed": environment.seed,
+        "versions": dict(environment.versions),
+        **label,
+    }
+    writer = MinariWriter(out, environment.space, facts)
+    failed: dict[str, str] = {}
+    number, faults = writer.next_number, 0
+    with tqdm(total=episodes, initial=writer.episodes, unit="episode", desc=f"collect {environment.name}") as bar:
+        while writer.episodes < episodes:
+            seed, name = episode_seed(environment.seed, number), f"episode {number}"
+            try:
+                # The seed of the policy is not that of the environment, whose draws it would repeat.
+                episode = run_episode(environment, policy(environment, episode_seed(seed, 1)), name, seed)
+            except EpisodeError as error:
+                failed[name] = str(error)
+                logger.warning("%s; it is left out", error)
+                faults += 1
+                if faults == MOST_FAULTS:
+                    raise VieError(
+                        f"{faults} episodes on end failed ({error}); {writer.episodes} are in {out}, and the same "
+                        "command goes on from there"
+                    ) from error
+            else:
+                writer.write(episode.trajectory, number, seed, episode.success)
+                faults = 0
+                bar.update()
+            number += 1
+    return CollectReport(writer.episodes, writer.steps, writer.successes, failed)

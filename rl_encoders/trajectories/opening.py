@@ -1,0 +1,55 @@
+"""Datasets of trajectories by their paths."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rl_encoders.replay.trajectory import Trajectory
+from vie import VieError
+
+MINARI = "minari:"
+HDF5 = {".hdf5", ".h5"}
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Some trajectories, read one after another.
+
+    Attributes:
+        name: As they were asked for.
+        trajectories: Gives them, each time it is called.
+        count: How many there are; None where only reading them tells.
+    """
+
+    name: str
+    trajectories: Callable[[], Iterator[Trajectory]]
+    count: int | None
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        return self.trajectories()
+
+
+def open_trajectories(path: str, demonstrations: bool = False) -> Trajectories:
+    """Opens a dataset.
+
+    Args:
+        path: Folder that ``vie-rl collect`` wrote; ``minari:ID`` of a Minari dataset on this machine (extra
+            ``minari``); an HDF5 file as D4RL's; folder of a LeRobot dataset.
+        demonstrations: Of a LeRobot dataset without rewards: whether every episode counts as a success, rewarded by 1
+            at its last step, which is terminal.
+
+    Raises:
+        VieError: It is none of these; reading it raises one that names the episode that is not whole.
+    """
+    from rl_encoders.trajectories import d4rl, lerobot, minari
+
+    if path.startswith(MINARI) or minari.is_minari(Path(path)):
+        return Trajectories(path, *minari.read(path))
+    if Path(path).suffix in HDF5:
+        return Trajectories(path, *d4rl.read(Path(path)))
+    if lerobot.is_lerobot(Path(path)):
+        return Trajectories(path, *lerobot.read(path, demonstrations))
+    raise VieError(
+        f"{path} holds no trajectories that are known: give a folder of vie-rl collect, minari:ID, a D4RL file "
+        "(.hdf5) or a LeRobot folder"
+    )
