@@ -1,7 +1,9 @@
-"""The command line: ``vie-rl encode``, ``vie-rl collect``."""
+"""The command line: ``vie-rl encode | collect | train | eval``."""
 
 import argparse
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from vie.command_line import CommandParser, guard
@@ -31,9 +33,34 @@ def run(arguments: Sequence[str]) -> None:
     encode.add_argument("--control-hz", type=float, help="for an encoder of clips: frames in a second (the dataset's)")
     encode.set_defaults(carry_out=_encode)
     _add_collect(commands)
+    _add_training(commands)
     parsed, settings = parser.parse_known_args(list(arguments))
     parsed.settings = settings
     parsed.carry_out(parsed)
+
+
+def _add_training(commands: "argparse._SubParsersAction[CommandParser]") -> None:
+    train = commands.add_parser("train", help="train an agent; the same command goes on where it was stopped")
+    train.add_argument("--config", action="append", default=[], help="a recipe: a YAML file, or one that comes along")
+    train.set_defaults(carry_out=_train)
+    evaluate = commands.add_parser("eval", help="evaluate the agent of a run")
+    evaluate.add_argument("run", type=Path, help="its folder")
+    evaluate.add_argument("--episodes", type=int, default=20, help="(%(default)s)")
+    evaluate.set_defaults(carry_out=_evaluate)
+
+
+def _train(parsed: argparse.Namespace) -> None:
+    _need_gymnasium()
+    from rl_encoders.training.commands import train
+
+    print(json.dumps(train(parsed.config, parsed.settings)))
+
+
+def _evaluate(parsed: argparse.Namespace) -> None:
+    _need_gymnasium()
+    from rl_encoders.training.commands import evaluate
+
+    print(json.dumps(evaluate(parsed.run, parsed.episodes)))
 
 
 def _need_gymnasium() -> None:
