@@ -32,7 +32,7 @@ def test_from_scratch_and_on(tmp_path, capsys):
     assert read_history(run)[-1]["environment_steps"] == 36
     main(["eval", str(run), "--episodes", "2"])
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["length"] == 12
-    with pytest.raises(VieError, match="is a run with data.batch=16, not 8: give another run=FOLDER"):
+    with pytest.raises(VieError, match=r"is a run with data.batch=16, not 8: give another run=FOLDER"):
         train(["sac"], [*settings, "data.batch=8"])
 
 
@@ -53,7 +53,7 @@ def test_offline_data_then_online_through_a_frozen_encoder(tmp_path):
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(VieError, match="give it as run=FOLDER"):
         train([], [])
-    with pytest.raises(VieError, match="nothing to learn from: give dataset, environment.name, or both"):
+    with pytest.raises(VieError, match=r"nothing to learn from: give dataset, environment.name, or both"):
         train([], [f"run={tmp_path}/run", "environment.state=[state]"])
     with pytest.raises(VieError, match="holds no run: give the folder"):
         evaluate(tmp_path, 1)
