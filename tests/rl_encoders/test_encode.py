@@ -144,7 +144,7 @@ def test_mistakes_are_named(written, source, tiny_corpus, tmp_path, capsys):
     for arguments, message in (
         ([str(tmp_path / "absent"), source], "absent"),
         ([str(folder), source, "--cameras", "top"], f"has no camera 'top': it has {CAMERA}"),
-        ([str(folder), source, "mode=finetune"], "a cache keeps what a frozen trunk makes, and mode=finetune trains it"),
+        ([str(folder), source, "mode=finetune"], "mode=finetune trains it from the first step: leave cache out"),
         ([str(folder), source, "pol=mean"], "did you mean 'pool'"),
         ([str(folder), source, "what"], "unknown argument what"),
         ([str(tiny_corpus), "vie_resnet3d_r18", "width=4", "size=32"], "does not tell its frame rate"),
