@@ -1,3 +1,4 @@
+import functools
 import json
 import time
 
@@ -5,11 +6,20 @@ import pytest
 import torch
 
 from benchmarks.cli import run
+from benchmarks.speed import corpus
 from benchmarks.speed.parts import CASES, open_trainer, replaced, synthetic_step, use_plain_stem
 from benchmarks.speed.record import Job, Table, in_turns, medians
 from vie import VieError, create_model
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frames_drawn_once():
+    """They take longer than the measurements, and are the same for every corpus."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "draw_frames", functools.cache(corpus.draw_frames))
+        yield
 
 
 def results(folder, name):
