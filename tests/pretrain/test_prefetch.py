@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import _utils
 
 from pretrain.data import prefetch
 from vie import VieError
@@ -17,6 +18,7 @@ from vie import VieError
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
     monkeypatch.setattr(prefetch, "LOOK_EVERY", 0.5)
+    monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.5)  # for which a worker that hangs is waited for
 
 
 class Items:
