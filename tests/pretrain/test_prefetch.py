@@ -51,6 +51,8 @@ def test_a_killed_worker_is_started_again(tmp_path, fatal, caplog):
 
 def test_a_hanging_worker_is_started_again(tmp_path, monkeypatch):
     monkeypatch.setattr(prefetch, "TIMEOUT", 2.0)
+    # Seconds that a DataLoader waits for the end of a worker before it is killed.
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5, raising=False)
     items = Items(tmp_path, 7, times=1, hangs=True)
     began = time.monotonic()
     assert [int(item) for item in prefetch.stream(items, range(20), workers=2)] == [n**2 for n in range(20)]
