@@ -4,6 +4,7 @@ import contextlib
 import gc
 import io
 import json
+import logging
 import multiprocessing
 import os
 import tarfile
@@ -31,6 +32,9 @@ with contextlib.suppress(ImportError):
 
 # The libraries leave half a million objects that stay, and the default is to look through them again and again.
 gc.set_threshold(50_000, 20, 50)
+
+# PyTorch tells of every tensor of every checkpoint, for nobody; pytest would keep it all.
+logging.disable(logging.DEBUG)
 
 SHAPES = ("cross", "disc", "square", "stripes")
 MOTIONS = {"down": (1, 0), "left": (0, -1), "right": (0, 1), "up": (-1, 0)}

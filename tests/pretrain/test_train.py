@@ -385,6 +385,7 @@ class TestLearning:
         *(f"augmentation.{name}=0" for name in ("brightness", "contrast", "saturation", "hue", "grey", "flip")),
         "local_aggregation.refresh_epochs=100",
         "monitor.knn_every=0",
+        "monitor.checkpoint_every=0",
         "monitor.labels=[]",
     )
 
