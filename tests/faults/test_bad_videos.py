@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pebble.common import CONSTS
 from torch import Tensor
 from torchvision.io import encode_jpeg
 
@@ -63,6 +64,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
     videos = list_videos(source / "listing.csv")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder / "fake")
+        patch.setattr(CONSTS, "term_timeout", 0.5)
         report = prepare(videos, out, CONFIG, progress=False)
     yield Prepared(videos, out, report)
     (source / "pipe.mp4").unlink()  # whoever looks into the folder later would wait
