@@ -103,6 +103,15 @@ def test_an_encoder_of_clips_sees_them_as_it_will_while_acting(written, tmp_path
     assert cache.statistics().misses == before.misses
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        pytest.param(write_version_2, id="version 2", marks=pytest.mark.long),
+        pytest.param(write_version_3, id="version 3"),
+    ],
+    indirect=True,
+    scope="module",
+)
 def test_a_killed_command_goes_on(written, source, tmp_path):
     folder, _ = written
     command = [sys.executable, "-m", "rl_encoders", "encode", str(folder), source, "--cache", str(tmp_path / "cache")]
