@@ -1,4 +1,5 @@
 import csv
+import functools
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +12,7 @@ from benchmarks.jobs import Job, read_jobs
 from benchmarks.listings import OPPOSITES
 from benchmarks.listings import main as write_listing
 from benchmarks.transfer.config import parse_task
+from pretrain.config import Config
 from pretrain.preparation.inputs import list_videos
 from pretrain.settings import parse_config
 from vie import VieError
@@ -20,11 +22,21 @@ FILES = sorted(path for path in FOLDER.glob("*.yaml"))
 CLAIMS = [path for path in FILES if path.stem.startswith("claim_")]
 
 
+def config_of(job: Job) -> Config:
+    return parsed(tuple(job.recipes), tuple(job.settings))
+
+
+@functools.cache
+def parsed(recipes: tuple[str, ...], settings: tuple[str, ...]) -> Config:
+    """Which takes a tenth of a second, and several tests ask for the same."""
+    return parse_config(recipes, settings)
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_job_is_readable(path):
     for job in read_jobs(path).values():
         if job.recipes:
-            parse_config(job.recipes, job.settings)
+            config_of(job)
         for transfer in job.transfer:
             for settings in transfer.by_split():
                 parse_task(transfer.task, settings)
@@ -32,7 +44,7 @@ def test_every_job_is_readable(path):
 
 def shares(jobs: dict[str, Job]) -> set[Fraction]:
     """After what share of its steps each job's learning rate falls."""
-    configs = [parse_config(job.recipes, job.settings) for job in jobs.values() if not job.hybrid]
+    configs = [config_of(job) for job in jobs.values() if not job.hybrid]
     return {Fraction(drop, config.total_steps) for config in configs for drop in config.optim.drops or [0]}
 
 
@@ -42,7 +54,7 @@ def test_the_jobs_of_a_claim_are_on_a_par(path):
     jobs = read_jobs(path)
     (share,) = shares(jobs)
     assert Fraction(4, 5) < share < 1
-    configs = {name: parse_config(job.recipes, job.settings) for name, job in jobs.items() if not job.hybrid}
+    configs = {name: config_of(job) for name, job in jobs.items() if not job.hybrid}
     baselines = {name: config for name, config in configs.items() if config.method in ("opn", "simclr", "rotnet")}
     assert baselines
     for name, config in baselines.items():
@@ -59,7 +71,7 @@ def test_the_parts_of_a_hybrid_fit(path):
     hybrids = [job for job in jobs.values() if job.hybrid]
     assert hybrids
     for job in hybrids:
-        static, dynamic = (parse_config(jobs[name].recipes, jobs[name].settings) for name in job.hybrid)
+        static, dynamic = (config_of(jobs[name]) for name in job.hybrid)
         assert static.model.name == "vie_single_r18"
         assert static.model.width == dynamic.model.width
         assert (static.data.size, static.data.short_side) == (dynamic.data.size, dynamic.data.short_side)
