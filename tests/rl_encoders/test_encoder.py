@@ -47,7 +47,13 @@ def test_it_is_what_the_saved_encoder_pools(saved, pictures):
     assert torch.equal(encoder(torch.from_numpy(pictures)), found)
 
 
-TRUNKS = ["torchvision_resnet18", "timm_resnet18", "timm_vit_tiny_patch16_224", "torchvision_vit_b_16", "vie_slow_r18"]
+TRUNKS = [
+    "torchvision_resnet18",
+    "timm_resnet18",
+    "timm_vit_tiny_patch16_224",
+    "vie_slow_r18",
+    pytest.param("torchvision_vit_b_16", marks=pytest.mark.long),
+]
 
 
 @pytest.mark.parametrize("name", TRUNKS)
