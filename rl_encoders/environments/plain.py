@@ -75,7 +75,9 @@ class PlainEnvironment(gym.Env[Parts, npt.NDArray[np.float32]]):
             self.action_space.low,
             self.action_space.high,
         )
-        self.observation_space = spaces.Dict({part: _box(value) for part, value in first.items()})
+        # Releases of Gymnasium differ in what they say that their Dict holds.
+        seen: gym.Space[Any] = spaces.Dict({part: _box(value) for part, value in first.items()})
+        self.observation_space = seen
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Parts, dict[str, Any]]:
         """Begins an episode."""
