@@ -80,6 +80,43 @@ def test_calibration_touches_the_policys_actions_only(given):
     assert (given["q_data"].grad == -1).all()
 
 
+@pytest.mark.parametrize("importance_sampling", [True, False])
+def test_every_action_is_pushed_by_its_share_but_the_policys_below_the_return(given, importance_sampling):
+    """Gradients by hand, with values of all kinds on both sides of the return."""
+    kinds = ("q_random", "q_next", "q_current")
+    for name in (*kinds, "q_data"):
+        given[name].requires_grad_()
+    cql_regularizer(**given, importance_sampling=importance_sampling).sum().backward()
+    floor = given["mc_return"][:, None]
+    below = {name: given[name].detach() < floor for name in kinds}
+    assert all(0 < float(where.double().mean()) < 1 for where in below.values())
+    counted = [given["q_random"], *(torch.where(below[name], floor, given[name]) for name in kinds[1:])]
+    if importance_sampling:
+        logs = (given["logp_random"], given["logp_next"], given["logp_current"])
+        counted = [q - log for q, log in zip(counted, logs, strict=True)]
+    else:
+        counted.append(given["q_data"][..., None])
+    shares = torch.cat(counted, dim=-1).detach().softmax(dim=-1)
+    random, following, current = shares[..., : 3 * N].split(N, dim=-1)
+    torch.testing.assert_close(given["q_random"].grad, random)
+    torch.testing.assert_close(given["q_next"].grad, following.masked_fill(below["q_next"], 0))
+    torch.testing.assert_close(given["q_current"].grad, current.masked_fill(below["q_current"], 0))
+    pulled = -torch.ones(E, B, dtype=torch.float64)
+    torch.testing.assert_close(given["q_data"].grad, pulled if importance_sampling else shares[..., -1] - 1)
+
+
+@pytest.mark.parametrize("importance_sampling", [True, False])
+@pytest.mark.parametrize("low", ["q_random", "q_data"])
+def test_random_and_data_actions_count_as_they_are_below_the_return(given, low, importance_sampling):
+    given[low] = given[low] - 50
+    for name in ("q_current", "q_next"):
+        given[name] = given[name] + 50
+    options = {"importance_sampling": importance_sampling}
+    torch.testing.assert_close(
+        cql_regularizer(**given, **options), cql_regularizer(**given, calibrated=False, **options)
+    )
+
+
 def test_below_every_value_calibration_is_nothing(given):
     high = {**given, "mc_return": torch.full((B,), -100.0, dtype=torch.float64)}
     torch.testing.assert_close(cql_regularizer(**high), cql_regularizer(**high, calibrated=False))

@@ -1,5 +1,6 @@
 """Soft actor-critic's and IQL's losses, and values as histograms, beside float64 numbers of Python."""
 
+import itertools
 import math
 
 import numpy as np
@@ -100,6 +101,27 @@ class TestHLGauss:
         found = bins.probabilities(torch.tensor(target))
         np.testing.assert_allclose(found, wanted / wanted.sum(), atol=2e-5)
         assert float(found.sum()) == pytest.approx(1, abs=1e-5)
+
+    def test_all_of_it_in_numbers_of_python(self):
+        """Shares by the error function, their cross-entropy with a softmax, and the mean over the bins' middles."""
+        low, high, count = -7.0, 3.0, 12
+        bins, width = HLGauss(low, high, count).double(), (high - low) / count
+        logits = torch.randn(2, 3, count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        targets = [-6.9, 0.4, 20.0]
+        total = 0.0
+        for b, target in enumerate(targets):
+            inside = min(max(target, low), high)
+            edges = [low + width * k for k in range(count + 1)]
+            below = [0.5 * (1 + math.erf((edge - inside) / (math.sqrt(2) * 0.75 * width))) for edge in edges]
+            shares = [(after - before) / (below[-1] - below[0]) for before, after in itertools.pairwise(below)]
+            for i in range(2):
+                powers = [math.exp(one) for one in logits[i, b].tolist()]
+                logs = [math.log(power / sum(powers)) for power in powers]
+                total -= sum(share * log for share, log in zip(shares, logs, strict=True)) / len(targets)
+                middles = [low + width * (k + 0.5) for k in range(count)]
+                mean = sum(power * middle for power, middle in zip(powers, middles, strict=True)) / sum(powers)
+                assert float(bins.value(logits)[i, b]) == pytest.approx(mean, rel=1e-6)
+        assert float(bins.loss(logits, torch.tensor(targets, dtype=torch.float64))) == pytest.approx(total, rel=1e-6)
 
     def test_values_come_back(self):
         bins = HLGauss(-100, 0, 128)

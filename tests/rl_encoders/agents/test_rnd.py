@@ -1,6 +1,7 @@
 """Random network distillation."""
 
 import numpy as np
+import pytest
 import torch
 
 from rl_encoders.agents.rnd import RND, RunningMoments
@@ -66,3 +67,57 @@ def test_a_quarter_of_the_batch_trains():
     found = rnd.loss(x, generator)
     assert 60 < int(drawn.sum()) < 140
     torch.testing.assert_close(found, rnd.errors(x).mean(1)[drawn].mean(), atol=1e-6, rtol=1e-5)
+
+
+def test_all_of_it_in_numbers_of_numpy():
+    """As OOO has it: inputs in standard deviations of all that was seen, cut at 5; the largest error of a feature in
+    those of all bonuses, not centred; the mean over features and a quarter of the batch as the loss."""
+    torch.manual_seed(0)
+    rnd, chance = RND(3, width=16, features=8), np.random.default_rng(0)
+    batches = [chance.normal([0, 5, -2], [1, 0.1, 30], (40, 3)) for _ in range(3)]
+    batches[-1][0] = 1e3, -1e3, 1e4  # to be cut
+
+    def features(network, x):
+        for layer in network:
+            if isinstance(layer, torch.nn.Linear):
+                x = x @ layer.weight.detach().double().numpy().T + layer.bias.detach().double().numpy()
+            else:
+                x = np.maximum(x, 0)
+        return x
+
+    bonuses, seen = [], []
+    for number, x in enumerate(batches):
+        seen.append(x)
+        everything = np.concatenate(seen)
+        scaled = np.clip((x - everything.mean(0)) / everything.std(0), -5, 5)
+        errors = (features(rnd.predictor, scaled) - features(rnd.target, scaled)) ** 2
+        bonuses.append(errors.max(1))
+        kept = torch.rand(40, generator=torch.Generator().manual_seed(number)).numpy() < 0.25
+        given = torch.from_numpy(x).float()
+        loss = rnd.loss(given, torch.Generator().manual_seed(number))
+        assert float(loss.detach()) == pytest.approx(errors.mean(1)[kept].mean(), rel=1e-4)
+        wanted = errors.max(1) / np.concatenate(bonuses).std()
+        np.testing.assert_allclose(rnd.bonus(given), wanted, rtol=1e-3)
+
+
+def test_torchrl_trains_its_predictor_alike():
+    """Its bonus is another: the mean error over features where OOO takes the largest; its statistics begin with a
+    thousandth of an observation of variance 1, are in float32, and its bonus is cut at 5."""
+    pytest.importorskip("torchrl")
+    from tensordict import TensorDict
+    from torchrl.envs.transforms.rnd import RunningMeanStd
+    from torchrl.objectives.rnd import RNDLoss
+
+    torch.manual_seed(0)
+    rnd, moments = RND(3, width=16, features=8), RunningMeanStd((3,), epsilon=0.0)
+    theirs = RNDLoss(rnd.predictor, rnd.target, obs_rms=moments)
+    for number in range(3):
+        x = torch.randn(40, 3) * torch.tensor([1.0, 0.1, 30]) + torch.tensor([0.0, 5, -2])
+        moments.update(x)
+        torch.manual_seed(number)
+        found = rnd.loss(x)
+        torch.manual_seed(number)
+        wanted = theirs(TensorDict({"next": {"observation": x}}, [40]))["loss_predictor"]
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+        gradients = [torch.autograd.grad(loss, list(rnd.predictor.parameters())) for loss in (found, wanted)]
+        torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
