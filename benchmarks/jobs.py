@@ -4,20 +4,16 @@ import json
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from benchmarks.transfer.config import TransferConfig, parse_task
+from benchmarks.works import Asked, Command
 from pretrain.config import Config
 from pretrain.settings import parse_config
 from pretrain.summary import last_stage
 from vie import VieError
 from vie.settings import flatten
-
-Command = list[str]
-Asked = dict[str, Any]
-"""What a command is asked for, as JSON has it. No folder of the machine is in it, so that corpora and runs may move."""
 
 
 @dataclass(frozen=True)

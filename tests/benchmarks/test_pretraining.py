@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from benchmarks.pretraining import main
-from benchmarks.scheduler import visible_gpus
+from benchmarks.works import visible_gpus
 from tests.conftest import tiny_run
 
 ROOT = Path(__file__).parents[2]

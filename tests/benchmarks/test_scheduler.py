@@ -4,9 +4,7 @@ import json
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +12,12 @@ import torch
 import yaml
 
 import vie
-from benchmarks import scheduler
 from benchmarks.cli import run as bench
 from benchmarks.jobs import read_jobs
-from benchmarks.scheduler import DONE, Scheduler
+from benchmarks.scheduler import Scheduler
+from benchmarks.works import DONE
 from pretrain.commands import run as pretrain
+from tests.benchmarks.processes import stand_in
 from tests.conftest import tiny_run
 from vie import VieError
 
@@ -36,7 +35,7 @@ ROOMS = {"pretrain": pretrain, "benchmarks": bench}
 
 
 class Commands:
-    """Stands for ``subprocess.run``: carries ``python -m ROOM …`` out here, and keeps what was asked for."""
+    """Carries ``python -m ROOM …`` out here, and keeps what was asked for."""
 
     def __init__(self) -> None:
         self.given: list[str] = []
@@ -47,14 +46,9 @@ class Commands:
         try:
             ROOMS[room]([verb, *rest])
         except VieError as error:
-            stdout.write(str(error))
+            stdout.write(str(error).encode())
             return subprocess.CompletedProcess(command, 1)
         return subprocess.CompletedProcess(command, 0)
-
-
-def stand_in(monkeypatch: pytest.MonkeyPatch, run: Callable[..., subprocess.CompletedProcess[bytes]]) -> None:
-    """For the scheduler alone: others start processes too."""
-    monkeypatch.setattr(scheduler, "subprocess", SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
 
 
 @pytest.fixture
