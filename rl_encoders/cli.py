@@ -1,4 +1,4 @@
-"""The command line: ``vie-rl encode | collect | train | eval``."""
+"""The command line: ``vie-rl encode | collect | train | ooo | eval``."""
 
 import argparse
 import json
@@ -43,6 +43,11 @@ def _add_training(commands: "argparse._SubParsersAction[CommandParser]") -> None
     train = commands.add_parser("train", help="train an agent; the same command goes on where it was stopped")
     train.add_argument("--config", action="append", default=[], help="a recipe: a YAML file, or one that comes along")
     train.set_defaults(carry_out=_train)
+    retrain = commands.add_parser(
+        "ooo", help="explore, then train anew on what was found (OOO); the same command goes on where it was stopped"
+    )
+    retrain.add_argument("--config", action="append", default=[], help="as of train: ooo, or a file that is over it")
+    retrain.set_defaults(carry_out=_retrain)
     evaluate = commands.add_parser("eval", help="evaluate the agent of a run")
     evaluate.add_argument("run", type=Path, help="its folder")
     evaluate.add_argument("--episodes", type=int, default=20, help="(%(default)s)")
@@ -54,6 +59,13 @@ def _train(parsed: argparse.Namespace) -> None:
     from rl_encoders.training.commands import train
 
     print(json.dumps(train(parsed.config, parsed.settings)))
+
+
+def _retrain(parsed: argparse.Namespace) -> None:
+    _need_gymnasium()
+    from rl_encoders.training.commands import offline_retraining
+
+    print(json.dumps(offline_retraining(parsed.config, parsed.settings)))
 
 
 def _evaluate(parsed: argparse.Namespace) -> None:

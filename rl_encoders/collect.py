@@ -8,97 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
 from rl_encoders.environments.guarded import Environment, episode_seed
-from rl_encoders.environments.plain import Parts
-from rl_encoders.replay.trajectory import Trajectory
+from rl_encoders.rollout import MOST_FAULTS, Act, Action, EpisodeError, Parts, run_episode
 from rl_encoders.trajectories.writer import MinariWriter
 from vie import VieError
 
 logger = logging.getLogger(__name__)
 
-Act = Callable[[Parts], npt.NDArray[np.float32]]
-"""What to do, (A,) in [-1, 1], for what is seen."""
-
 Policy = Callable[[Environment, int], Act]
 """From the environment of an episode, and the seed of what chance decides in it."""
-
-MOST_FAULTS = 3
-"""Episodes in a row that may fail: an environment that always does is not tried for ever."""
-
-
-@dataclass(frozen=True)
-class Episode:
-    """An episode that was run.
-
-    Attributes:
-        trajectory: All of it.
-        success: Whether the task was done at any step; None where the environment does not tell.
-        seed: Of its reset.
-    """
-
-    trajectory: Trajectory
-    success: bool | None
-    seed: int
-
-
-class EpisodeError(VieError):
-    """An environment failed within an episode.
-
-    Attributes:
-        before: What had happened until then, cut off there; None if nothing had.
-    """
-
-    def __init__(self, message: str, before: Trajectory | None = None) -> None:
-        super().__init__(message)
-        self.before = before
-
-
-def run_episode(environment: Environment, act: Act, name: str, seed: int | None = None) -> Episode:
-    """Runs an episode from start to end.
-
-    Args:
-        environment: In which.
-        act: What to do.
-        name: Of the episode, for errors.
-        seed: Of its reset; the next of the environment unless given.
-
-    Raises:
-        EpisodeError: The environment fails, or the action does not fit it; names the episode.
-    """
-    if seed is None:
-        seed = episode_seed(environment.seed, environment.episodes)
-    seen: list[Parts] = []
-    actions: list[npt.NDArray[np.float32]] = []
-    rewards: list[float] = []
-    success: bool | None = None
-    try:
-        first, _ = environment.reset(seed=seed)
-        seen.append(first)
-        terminated = truncated = False
-        while not (terminated or truncated):
-            action = np.asarray(act(seen[-1]), np.float32)
-            after, reward, terminated, truncated, info = environment.step(action)
-            actions.append(action)
-            rewards.append(reward)
-            seen.append(after)
-            if (told := environment.is_success(info)) is not None:
-                success = bool(success) or told
-    except VieError as error:
-        before = _trajectory(name, seen, actions, rewards, False) if actions else None
-        raise EpisodeError(f"{name}, step {len(actions)}: {error}", before) from error
-    trajectory = _trajectory(name, seen, actions, rewards, terminated)
-    trajectory.check(environment.space)
-    return Episode(trajectory, success, seed)
-
-
-def _trajectory(
-    name: str, seen: list[Parts], actions: list[npt.NDArray[np.float32]], rewards: list[float], terminal: bool
-) -> Trajectory:
-    parts = {part: np.stack([one[part] for one in seen]) for part in seen[0]}
-    return Trajectory(name, parts, np.stack(actions), np.asarray(rewards, np.float32), terminal)
 
 
 def random_policy(environment: Environment, seed: int) -> Act:
@@ -118,7 +38,7 @@ def scripted_policy(environment: Environment, seed: int, name: str, noise: float
     """
     draws = np.random.default_rng(seed)
 
-    def act(seen: Parts) -> npt.NDArray[np.float32]:
+    def act(seen: Parts) -> Action:
         action = environment.demonstrate(name)
         return np.clip(action + noise * draws.standard_normal(len(action)), -1.0, 1.0).astype(np.float32)
 

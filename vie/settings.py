@@ -121,10 +121,11 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by dotted key."""
+    """Values by dotted key; a mapping whose keys are no names is a value."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        names = isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+        flat |= flatten(value, f"{prefix}{key}.") if names else {f"{prefix}{key}": value}
     return flat
 
 

@@ -1,6 +1,6 @@
 """What all agents share: what they see, optimizers, and how they go on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,12 @@ class Agent(nn.Module):
     Attributes:
         eyes: Of the critic, which trains them; the actor uses them too, without a gradient, unless it has its own.
         actor_eyes: Of the actor; those of the critic if they are shared.
+        critic_optimizer: Trains the critic and its eyes.
+        actor_optimizer: Trains the actor and the eyes of its own.
     """
+
+    critic_optimizer: Optimizer
+    actor_optimizer: Optimizer
 
     def __init__(self, eyes: Perception, share_encoder: bool) -> None:
         super().__init__()
@@ -64,6 +69,17 @@ class Agent(nn.Module):
     def optimizers(self) -> dict[str, Optimizer]:
         """Whose states it goes on with, by name."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Optimizer)}
+
+    def seers(self) -> Iterator[tuple[Any, Optimizer | None]]:
+        """All eyes that there are, with the optimizers that train them."""
+        yield self.eyes, self.critic_optimizer
+        if self.own_eyes is not None:
+            yield self.own_eyes, self.actor_optimizer
+
+    def advance(self, step: int) -> None:
+        """Trains what schedules of encoders say is trained from an update on."""
+        for eyes, optimizer in self.seers():
+            eyes.advance(step, optimizer)
 
     def look(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What critic and actor see of s and of s': z and z', then the actor's, under one shift for each transition."""

@@ -1,7 +1,7 @@
 """What PA-RL asks of a policy: that it can be sampled, and that it imitates."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,10 @@ class BasePolicy(nn.Module):
     def optimizers(self) -> dict[str, Optimizer]:
         """Whose states it goes on with, by name."""
         return {}
+
+    def seers(self) -> Iterator[tuple[Any, Optimizer | None]]:
+        """Its eyes that follow schedules, with the optimizers that train them."""
+        yield from ()
 
 
 class PolicyHead(nn.Module):
@@ -74,6 +78,10 @@ class SeeingPolicy(BasePolicy):
 
     def optimizers(self) -> dict[str, Optimizer]:
         return {"policy": self.optimizer}
+
+    def seers(self) -> Iterator[tuple[Any, Optimizer | None]]:
+        yield self.eyes, self.optimizer
+        yield self.slow_eyes, None
 
     @torch.no_grad()
     def sample(self, seen: Seen, count: int) -> Tensor:

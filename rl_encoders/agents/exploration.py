@@ -4,7 +4,8 @@ The bonus is computed anew whenever a transition is drawn, of the offline data t
 stored stays the reward of the task.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +38,9 @@ class Exploring(Agent):
 
     def optimizers(self) -> dict[str, Optimizer]:
         return {**super().optimizers(), **self.inner.optimizers()}
+
+    def seers(self) -> Iterator[tuple[Any, Optimizer | None]]:
+        yield from self.inner.seers()
 
     def update(self, batch: Batch) -> Metrics:
         with torch.no_grad():

@@ -7,8 +7,9 @@ ones.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,6 +85,10 @@ class PARL(Agent):
 
     def optimizers(self) -> dict[str, Optimizer]:
         return {**super().optimizers(), **self.policy.optimizers()}
+
+    def seers(self) -> Iterator[tuple[Any, Optimizer | None]]:
+        yield from super().seers()
+        yield from self.policy.seers()
 
     def imitate(self, batch: Batch) -> Metrics:
         """The policy learns the actions of the data."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from rl_encoders.clip_buffer import ClipBuffer
 from rl_encoders.encoder import VisualEncoder
@@ -31,7 +32,7 @@ class Perception(Protocol):
     Attributes:
         dim: Length of z.
         back: For ``Replay``: what it is to hand out as clips.
-        reach: Observations before the newest that ``keep`` looks at.
+        reach: Observations before the newest that ``keep_newest`` looks at.
         augments: Whether ``vector`` takes shifts.
     """
 
@@ -40,8 +41,20 @@ class Perception(Protocol):
     reach: int
     augments: bool
 
-    def keep(self, observations: Mapping[str, Array], first: int = 0) -> dict[str, Tensor]:
-        """What is stored of the observations (T, ...) of a trajectory, from ``first`` on: (T - first, ...) by name."""
+    def keep(self, observations: Mapping[str, Array]) -> dict[str, Tensor]:
+        """What is stored of the observations (T, ...) of a trajectory: (T, ...) by name."""
+        ...
+
+    def keep_newest(self, histories: Sequence[Sequence[Mapping[str, Array]]]) -> dict[str, Tensor]:
+        """The same of the newest observation of each of B episodes: (B, ...) by name.
+
+        Args:
+            histories: Observations of each, the newest last: that and ``reach`` before it, or all that there are.
+        """
+        ...
+
+    def advance(self, step: int, optimizer: Optimizer | None) -> None:
+        """Trains what a schedule says is trained from this update on, and gives it to an optimizer."""
         ...
 
     def vector(self, seen: Mapping[str, Tensor], shifts: Tensor | None = None) -> Tensor:
@@ -69,8 +82,14 @@ class States(nn.Module):
         self.dim = sum(lengths.values())
         self.back: Mapping[str, Sequence[int]] = {}
 
-    def keep(self, observations: Mapping[str, Array], first: int = 0) -> dict[str, Tensor]:
-        return _numbers(observations, self.lengths, first)
+    def keep(self, observations: Mapping[str, Array]) -> dict[str, Tensor]:
+        return _numbers(observations, self.lengths)
+
+    def keep_newest(self, histories: Sequence[Sequence[Mapping[str, Array]]]) -> dict[str, Tensor]:
+        return _numbers(_newest(histories, self.lengths), self.lengths)
+
+    def advance(self, step: int, optimizer: Optimizer | None) -> None:
+        """Nothing is ever frozen."""
 
     def vector(self, seen: Mapping[str, Tensor], shifts: Tensor | None = None) -> Tensor:
         return torch.cat([seen[name] for name in self.lengths], dim=1)
@@ -109,19 +128,33 @@ class Eyes(nn.Module):
         self.reach = int(self.clip_back[0]) if self.keeps_features else 0
         self.augments = not self.keeps_features and most_shift > 0
 
-    def keep(self, observations: Mapping[str, Array], first: int = 0) -> dict[str, Tensor]:
+    def keep(self, observations: Mapping[str, Array]) -> dict[str, Tensor]:
         heads = self.encoder.heads
-        numbers = _numbers(observations, heads.proprio or {}, first)
         pictures = {name: torch.from_numpy(np.ascontiguousarray(observations[name])) for name in heads.cameras}
         if self.keeps_features:
-            return {**{name: self._features(frames, first) for name, frames in pictures.items()}, **numbers}
-        return {**{name: frames[first:] for name, frames in pictures.items()}, **numbers}
+            for name, frames in pictures.items():
+                clips = (torch.arange(len(frames))[:, None] - torch.from_numpy(self.clip_back)).clamp(min=0)
+                pictures[name] = self._features(frames[rows] for rows in clips.split(CHUNK))
+        return {**pictures, **_numbers(observations, heads.proprio or {})}
+
+    def keep_newest(self, histories: Sequence[Sequence[Mapping[str, Array]]]) -> dict[str, Tensor]:
+        heads = self.encoder.heads
+        numbers = _numbers(_newest(histories, heads.proprio or {}), heads.proprio or {})
+        if not self.keeps_features:
+            newest = _newest(histories, heads.cameras)
+            return {**{name: torch.from_numpy(pictures) for name, pictures in newest.items()}, **numbers}
+        found = {}
+        for name in heads.cameras:
+            clips = [np.stack([one[max(0, len(one) - 1 - back)][name] for back in self.clip_back]) for one in histories]
+            found[name] = self._features(torch.from_numpy(np.stack(clips)).split(CHUNK))
+        return {**found, **numbers}
 
     @torch.no_grad()
-    def _features(self, frames: Tensor, first: int) -> Tensor:
-        clips = torch.arange(first, len(frames))[:, None] - torch.from_numpy(self.clip_back)
-        found = [self.encoder.features(frames[rows.clamp(min=0)]) for rows in clips.split(CHUNK)]
-        return torch.cat(found).to(self.encoder.kept_dtype)
+    def _features(self, clips: Iterable[Tensor]) -> Tensor:
+        return torch.cat([self.encoder.features(some) for some in clips]).to(self.encoder.kept_dtype)
+
+    def advance(self, step: int, optimizer: Optimizer | None) -> None:
+        self.encoder.advance(step, optimizer)
 
     def vector(self, seen: Mapping[str, Tensor], shifts: Tensor | None = None) -> Tensor:
         heads = self.encoder.heads
@@ -141,8 +174,12 @@ class Eyes(nn.Module):
         return draw_shifts(count, self.most_shift, self.encoder.device)
 
 
-def _numbers(observations: Mapping[str, Array], names: Iterable[str], first: int) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(np.asarray(observations[name][first:], np.float32)) for name in names}
+def _numbers(observations: Mapping[str, Array], names: Iterable[str]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(np.asarray(observations[name], np.float32)) for name in names}
+
+
+def _newest(histories: Sequence[Sequence[Mapping[str, Array]]], names: Iterable[str]) -> dict[str, Any]:
+    return {name: np.stack([history[-1][name] for history in histories]) for name in names}
 
 
 def of_its_own(perception: nn.Module) -> nn.Module:

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from pebble import ProcessExpired, ProcessPool
 
 from rl_encoders.environments.kinds import open_kind, versions
-from rl_encoders.environments.plain import Parts, PlainEnvironment, Reward, is_success
+from rl_encoders.environments.plain import PlainEnvironment, Reward
 from rl_encoders.replay.trajectory import Space
+from rl_encoders.rollout import Parts
 from vie import VieError
 
 
@@ -119,11 +120,6 @@ class Environment(gym.Env[Parts, npt.NDArray[np.float32]]):
     def demonstrate(self, name: str) -> npt.NDArray[np.float32]:
         """What a scripted policy of the environment would do now: an action in [-1, 1]; else as ``reset``."""
         return self._ask("its policy", _demonstrate, name)
-
-    @staticmethod
-    def is_success(info: Mapping[str, Any]) -> bool | None:
-        """Whether the task is done; None where the environment does not tell."""
-        return is_success(info)
 
     def close(self) -> None:
         """Ends its process."""

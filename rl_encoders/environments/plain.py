@@ -11,10 +11,8 @@ from PIL import Image
 
 from rl_encoders.environments.kinds import Opened
 from rl_encoders.replay.trajectory import Array, Space
+from rl_encoders.rollout import Parts, is_success
 from vie import VieError
-
-Parts = Mapping[str, Array]
-"""An observation: pictures uint8 (H, W, 3), and ``"state"`` float32 (N,)."""
 
 Reward = Literal["task", "success"]
 Numbers = npt.NDArray[np.floating[Any]]
@@ -29,12 +27,6 @@ def to_unit(action: Numbers, low: Numbers, high: Numbers) -> npt.NDArray[np.floa
 def from_unit(action: Numbers, low: Numbers, high: Numbers) -> npt.NDArray[np.float32]:
     """From [-1, 1] into an environment's own bounds."""
     return np.asarray((action + 1.0) / 2.0 * (high - low) + low, np.float32)
-
-
-def is_success(info: Mapping[str, Any]) -> bool | None:
-    """Whether the task is done; None where the environment does not tell."""
-    told = info.get("success", info.get("is_success"))
-    return None if told is None else bool(told)
 
 
 class PlainEnvironment(gym.Env[Parts, npt.NDArray[np.float32]]):

@@ -1,51 +1,68 @@
-"""An agent in an episode: it looks at every observation once, to act on it and to remember it."""
+"""An agent in episodes: it looks at every observation once, to act on it and to remember it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from rl_encoders.agents.agent import Agent
 from rl_encoders.agents.perception import Perception
-from rl_encoders.replay.trajectory import Array
+from rl_encoders.replay.trajectory import Trajectory
+from rl_encoders.rollout import Action, Parts
 
 
 class Actor:
-    """Acts in one episode after another, and keeps what its agent's eyes keep of each observation."""
+    """Acts in episodes that go on together, and keeps what its agent's eyes keep of each observation."""
 
-    def __init__(self, agent: Agent, explore: bool) -> None:
-        """Begins; actions are drawn to explore, or the best."""
-        self.agent, self.explore = agent, explore
+    def __init__(self, agent: Agent, explore: bool, chunk: int = 1) -> None:
+        """Before the first observation.
+
+        Args:
+            agent: That acts.
+            explore: Whether actions are drawn to explore, or the best.
+            chunk: Actions that it chooses at once; the episodes are to begin together.
+        """
+        self.agent, self.explore, self.chunk = agent, explore, chunk
         eyes: Perception = agent.eyes
+        self.reach = eyes.reach
         self.back = {name: np.asarray(steps) for name, steps in eyes.back.items()}
-        self._seen: list[Mapping[str, Array]] = []
-        self._rows: list[dict[str, Tensor]] = []
+        self._seen: dict[int, list[Parts]] = {}
+        self._rows: dict[int, list[dict[str, Tensor]]] = {}
+        self._chosen: dict[int, list[Action]] = {}
 
-    def begin(self) -> None:
-        """Forgets the episode before."""
-        self._seen, self._rows = [], []
+    def __call__(self, seen: Mapping[int, Parts]) -> dict[int, Action]:
+        """Actions (A,) for the newest observations of some episodes, by their numbers."""
+        self._look(seen)
+        if not any(self._chosen.get(episode) for episode in seen):
+            parts = [self._newest(episode) for episode in seen]
+            together = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+            for episode, actions in zip(seen, self.agent.act(together, self.explore), strict=True):
+                self._chosen[episode] = list(actions.reshape(self.chunk, -1))
+        return {episode: self._chosen[episode].pop(0) for episode in seen}
 
-    def look(self, observation: Mapping[str, Array]) -> None:
-        """Takes the next observation of the episode in: its parts by name."""
+    def kept(self, episode: int, trajectory: Trajectory) -> dict[str, Tensor]:
+        """What is kept of all observations of an episode, of which the last was not acted on: (T + 1, ...) by name."""
+        if len(self._rows[episode]) == len(trajectory):
+            self._look({episode: {name: part[-1] for name, part in trajectory.observations.items()}})
+        rows = self._rows[episode]
+        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def _look(self, seen: Mapping[int, Parts]) -> None:
         eyes: Perception = self.agent.eyes
-        self._seen.append(observation)
-        recent = self._seen[-1 - eyes.reach :]
-        together = {name: np.stack([one[name] for one in recent]) for name in observation}
-        self._rows.append({name: rows[0] for name, rows in eyes.keep(together, first=len(recent) - 1).items()})
+        histories: list[Sequence[Parts]] = []
+        for episode, observation in seen.items():
+            self._seen[episode] = [*self._seen.get(episode, [])[-self.reach :], observation][-1 - self.reach :]
+            histories.append(self._seen[episode])
+        found = eyes.keep_newest(histories)
+        for number, episode in enumerate(seen):
+            self._rows.setdefault(episode, []).append({name: rows[number] for name, rows in found.items()})
 
-    def act(self) -> npt.NDArray[np.float32]:
-        """An action (A,) for the newest observation."""
-        newest = len(self._rows) - 1
-        seen = {}
-        for name in self._rows[-1]:
+    def _newest(self, episode: int) -> dict[str, Tensor]:
+        rows, found = self._rows[episode], {}
+        for name in rows[-1]:
             if name in self.back:
-                seen[name] = torch.stack([self._rows[max(0, newest - int(back))][name] for back in self.back[name]])
+                found[name] = torch.stack([rows[max(0, len(rows) - 1 - int(back))][name] for back in self.back[name]])
             else:
-                seen[name] = self._rows[-1][name]
-        return self.agent.act({name: tensor[None] for name, tensor in seen.items()}, self.explore)[0]
-
-    def kept(self) -> dict[str, Tensor]:
-        """What is kept of all observations of the episode: (T + 1, ...) by name."""
-        return {name: torch.stack([row[name] for row in self._rows]) for name in self._rows[0]}
+                found[name] = rows[-1][name]
+        return found

@@ -66,7 +66,8 @@ def build_agent(config: TrainConfig, space: Space, eyes: Perception | None = Non
     """An agent on its device, with its optimizers made and its weights drawn by the seed."""
     torch.manual_seed(config.seed)
     eyes = eyes or build_eyes(config, space)
-    agent = _agent(config.agent, eyes, space.action_dim).to(device_of(config.device))
+    chunk = config.data.chunk
+    agent = _agent(in_chunks(config.agent, chunk), eyes, chunk * space.action_dim).to(device_of(config.device))
     agent.make_optimizers()
     return agent
 
@@ -89,8 +90,28 @@ def _agent(config: AgentConfig, eyes: Perception, action_dim: int) -> Agent:
 
 def gamma_of(config: AgentConfig) -> float:
     """The discount of the agent that counts."""
-    section = "calql" if config.algorithm == "cql" else config.algorithm
-    return float(getattr(config, section).gamma)
+    return float(getattr(config, _section(config)).gamma)
+
+
+def in_chunks(config: AgentConfig, length: int) -> AgentConfig:
+    """The same for actions that take several steps, over which values are discounted."""
+    return _with(config, gamma=gamma_of(config) ** length)
+
+
+def bounded_agent(config: AgentConfig, low: float, high: float) -> AgentConfig:
+    """The same with values between two bounds where it gives none itself."""
+    own = getattr(config, _section(config))
+    bounds = {"q_low": low if own.q_low is None else own.q_low, "q_high": high if own.q_high is None else own.q_high}
+    return _with(config, **bounds)
+
+
+def _with(config: AgentConfig, **changes: Any) -> AgentConfig:
+    section: dict[str, Any] = {_section(config): replace(getattr(config, _section(config)), **changes)}
+    return replace(config, **section)
+
+
+def _section(config: AgentConfig) -> str:
+    return "calql" if config.algorithm == "cql" else config.algorithm
 
 
 def device_of(name: str) -> torch.device:

@@ -1,9 +1,9 @@
-"""What ``vie-rl train`` and ``vie-rl eval`` carry out."""
+"""What ``vie-rl train``, ``vie-rl ooo`` and ``vie-rl eval`` carry out."""
 
 import json
-from collections.abc import Sequence
-from contextlib import closing, nullcontext
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,13 @@ import yaml
 
 from rl_encoders.environments import Environment, make_environment
 from rl_encoders.replay.trajectory import Space, Trajectory
-from rl_encoders.training.build import build_agent, gamma_of
-from rl_encoders.training.loop import Training
-from rl_encoders.training.settings import TrainConfig, parse_train_config
-from rl_encoders.training.storage import filled, read_offline
+from rl_encoders.training.build import bounded_agent, build_agent, build_eyes, gamma_of
+from rl_encoders.training.evaluation import evaluate as evaluate_agent
+from rl_encoders.training.evaluation import summary
+from rl_encoders.training.loop import Training, restore
+from rl_encoders.training.retraining import Comparison, retrain, value_bounds
+from rl_encoders.training.settings import TrainConfig, parse_ooo_config, parse_train_config
+from rl_encoders.training.storage import Stored, filled, read_offline
 from rl_encoders.trajectories import open_trajectories
 from vie.errors import VieError
 from vie.files import write_text_atomically
@@ -37,14 +40,53 @@ def train(recipes: Sequence[str | Path], overrides: Sequence[str]) -> dict[str, 
         VieError: A setting is wrong, what is there is another run, or data and environment disagree.
     """
     config = parse_train_config(recipes, overrides)
-    if not config.run:
-        raise VieError("the run has no folder: give it as run=FOLDER")
+    _need_folder(config)
     _check_same(config)
-    with closing(open_world(config)) if config.environment.name else nullcontext() as world:
-        training = build(config, world)
-        Path(config.run).mkdir(parents=True, exist_ok=True)
-        write_text_atomically(Path(config.run) / CONFIG_NAME, dump_settings(config))
-        return training.train()
+    with opened_worlds(config) as worlds:
+        return carry_out(config, worlds, *read_data(config, worlds))
+
+
+def offline_retraining(recipes: Sequence[str | Path], overrides: Sequence[str]) -> Comparison:
+    """OOO from start to end, or on: a run that explores, then agents trained anew on what it had found by some times.
+
+    Returns:
+        What those agents reach, beside the one that explored; see ``retrain``.
+
+    Raises:
+        VieError: As ``train``; or there is no time to retrain at.
+    """
+    config = parse_ooo_config(recipes, overrides)
+    _need_folder(config)
+    late = [steps for steps in config.retrain.at if not 0 <= steps <= config.online_steps]
+    if late or not config.retrain.at:
+        raise VieError(
+            f"retrain.at={config.retrain.at} with online_steps={config.online_steps}: give steps of the environment "
+            "that exploration comes to, as retrain.at=[5000,20000]"
+        )
+    own = {name.name: getattr(config, name.name) for name in fields(TrainConfig)}
+    run, gamma = Path(config.run), gamma_of(config.agent)
+    if gamma_of(config.retrain.agent) != gamma:
+        raise VieError(
+            f"the agents of both phases need one discount, not {gamma} and {gamma_of(config.retrain.agent)}: the "
+            "returns in the data are discounted by it"
+        )
+    with opened_worlds(config) as worlds:
+        explore = TrainConfig(**own | {"run": str(run / "explore")})
+        space, offline = read_data(explore, worlds)
+        carry_out(explore, worlds, space, offline)
+
+        def train_anew(steps: int, data: list[Stored]) -> dict[str, float]:
+            again = config.retrain
+            changes = {
+                "run": str(run / f"retrained-{steps}"),
+                "agent": bounded_agent(again.agent, *value_bounds(data, gamma)),
+                "data": replace(config.data, extra=again.extra),
+                "offline_updates": again.offline_updates,
+                "online_steps": 0,
+            }
+            return carry_out(TrainConfig(**own | changes), worlds, space, data)
+
+        return retrain(Path(explore.run), offline, config.retrain.at, train_anew, run)
 
 
 def evaluate(run: Path, episodes: int) -> dict[str, float]:
@@ -58,36 +100,76 @@ def evaluate(run: Path, episodes: int) -> dict[str, float]:
     config = parse_train_config([run / CONFIG_NAME], [f"run={run}", f"evaluation_episodes={episodes}"])
     if not config.environment.name:
         raise VieError(f"{run} has no environment to act in: it was trained on data alone")
-    with closing(open_world(config)) as world:
-        return build(config, world).evaluate()
+    with opened_worlds(config) as worlds:
+        agent = build_agent(config, worlds[0].space)
+        restore(agent, run)
+        return summary(evaluate_agent(agent, worlds, episodes, config.seed, run.name, config.data.chunk))
 
 
-def open_world(config: TrainConfig) -> Environment:
-    """The environment of a run."""
+@contextmanager
+def opened_worlds(config: TrainConfig) -> Iterator[list[Environment]]:
+    """The environments of a run, as many as an evaluation uses at once; none without a name."""
     given = config.environment
-    return make_environment(given.name, config.seed, given.size, max_steps=given.max_steps, reward=given.reward)
+    worlds: list[Environment] = []
+    with ExitStack() as stack:
+        for _ in range(given.parallel if given.name else 0):
+            world = make_environment(
+                given.name, config.seed, given.size, max_steps=given.max_steps, reward=given.reward
+            )
+            worlds.append(stack.enter_context(closing(world)))
+        yield worlds
 
 
-def build(config: TrainConfig, world: Environment | None) -> Training:
-    """A run with everything in it, at the place where it was stopped."""
-    trajectories = list(open_trajectories(config.dataset)) if config.dataset else []
-    if world is None and not trajectories:
+def read_data(config: TrainConfig, worlds: Sequence[Environment]) -> tuple[Space, list[Stored]]:
+    """The space that a run is in, and its offline data as its agent keeps it.
+
+    Raises:
+        VieError: There is neither data nor an environment, or they disagree; names the episode.
+    """
+    trajectories = open_trajectories(config.dataset) if config.dataset else ()
+    if not worlds and not config.dataset:
         raise VieError("there is nothing to learn from: give dataset, environment.name, or both")
-    space = world.space if world is not None else space_of(trajectories[0])
-    config = replace(config, data=replace(config.data, gamma=gamma_of(config.agent)))
-    agent = build_agent(config, space)
+    space = worlds[0].space if worlds else _space_of(next(iter(trajectories)))
+    eyes = build_eyes(config, space)
     # Only what the agent sees has to be there.
     seen = {*config.environment.state, *(config.environment.cameras if config.encoder.source else [])}
     wanted = Space({name: kind for name, kind in space.observations.items() if name in seen}, space.low, space.high)
-    offline = filled(read_offline(trajectories, wanted, agent.eyes, config.data), agent.eyes, agent.device)
-    return Training(config, agent, offline if trajectories else None, world)
+    data = replace(config.data, gamma=gamma_of(config.agent))
+    return space, list(read_offline(trajectories, wanted, eyes, data))
 
 
-def space_of(trajectory: Trajectory) -> Space:
+def carry_out(config: TrainConfig, worlds: Sequence[Environment], space: Space, data: list[Stored]) -> dict[str, float]:
+    """Trains a run, or goes on with it.
+
+    Args:
+        config: Its settings, which are kept beside it.
+        worlds: Of ``opened_worlds``.
+        space: Of ``read_data``.
+        data: What it learns offline.
+
+    Returns:
+        The last evaluation.
+    """
+    _check_same(config)
+    settings = replace(config, data=replace(config.data, gamma=gamma_of(config.agent)))
+    agent = build_agent(config, space)
+    replay = filled(data, agent.eyes, agent.device, settings.data) if data else None
+    training = Training(settings, agent, replay, worlds)
+    Path(config.run).mkdir(parents=True, exist_ok=True)
+    write_text_atomically(Path(config.run) / CONFIG_NAME, dump_settings(config))
+    return training.train() or training.evaluate()
+
+
+def _space_of(trajectory: Trajectory) -> Space:
     """The space of data without an environment: actions in [-1, 1]."""
     ones = np.ones(trajectory.actions.shape[1], np.float32)
     parts = {name: (array.shape[1:], array.dtype) for name, array in trajectory.observations.items()}
     return Space(parts, -ones, ones)
+
+
+def _need_folder(config: TrainConfig) -> None:
+    if not config.run:
+        raise VieError("the run has no folder: give it as run=FOLDER")
 
 
 def _check_same(config: TrainConfig) -> None:

@@ -8,7 +8,7 @@ class DataConfig:
     """Transitions.
 
     Attributes:
-        gamma: Discount of Monte-Carlo returns; the agent's own.
+        gamma: Discount of a step: the agent's own.
         reward_scale, reward_bias: reward * scale + bias, of the data and of the environment alike.
         failure_reward: Of tasks with sparse rewards, after scale and bias: that of a step without success; see
             ``monte_carlo_returns``.
@@ -16,6 +16,7 @@ class DataConfig:
         rows: Observations that the replay of the agent's own episodes has room for.
         batch: Transitions of an update.
         extra: Transitions of the largest reward that are added to every offline batch (OOO).
+        chunk: Actions that are chosen at once and carried out one after another, as one long action.
         mix: Share of the offline data in a batch online; -1 is as much as there is of it.
     """
 
@@ -27,6 +28,7 @@ class DataConfig:
     rows: int = 200_000
     batch: int = 256
     extra: int = 0
+    chunk: int = 1
     mix: float = 0.5
 
 

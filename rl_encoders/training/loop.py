@@ -1,22 +1,22 @@
 """Offline updates, then episodes with updates after each; everything that is drawn is a function of seed and number."""
 
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from tqdm import tqdm
 
 from rl_encoders.agents.agent import Agent, Metrics
 from rl_encoders.agents.parl import PARL
 from rl_encoders.replay.buffer import Batch, Replay, joined
-from rl_encoders.replay.trajectory import Array, Space, Trajectory
+from rl_encoders.rollout import MOST_FAULTS, EpisodeError, World, run_episodes
 from rl_encoders.training.actor import Actor
 from rl_encoders.training.checkpoint import load_state, save_state
 from rl_encoders.training.config import RunConfig
+from rl_encoders.training.evaluation import evaluate, summary
 from rl_encoders.training.mixture import draw_mixed
+from rl_encoders.training.seeding import EXTRA, IMITATE, OFFLINE, ONLINE, seeded
 from rl_encoders.training.storage import episode_path, load_episode, save_episode, stored
 from vie.distributed import ALONE
 from vie.errors import VieError
@@ -24,23 +24,10 @@ from vie.files import locked
 from vie.history import History
 from vie.stopping import StoppedError, listening
 
-Parts = Mapping[str, Array]
-IMITATE, OFFLINE, ONLINE, EVALUATE, EXTRA = range(5)
-"""What a number was drawn for."""
+logger = logging.getLogger(__name__)
 
-
-class World(Protocol):
-    """An environment; see ``rl_encoders.environments``."""
-
-    space: Space
-
-    def reset(self, *, seed: int | None = None) -> tuple[Parts, dict[str, Any]]:
-        """Begins an episode."""
-        ...
-
-    def step(self, action: npt.NDArray[np.float32]) -> tuple[Parts, float, bool, bool, dict[str, Any]]:
-        """Takes an action."""
-        ...
+CHECKPOINT = "checkpoint"
+"""Folder within a run's."""
 
 
 class Training:
@@ -56,7 +43,7 @@ class Training:
         config: RunConfig,
         agent: Agent,
         offline: Replay | None = None,
-        world: World | None = None,
+        worlds: Sequence[World] = (),
     ) -> None:
         """Takes an agent on its device, with its optimizers made.
 
@@ -64,21 +51,27 @@ class Training:
             config: What to do.
             agent: That learns.
             offline: Data of others, as ``storage.filled`` makes it.
-            world: Where it acts; None for offline data alone.
+            worlds: Where it acts: in the first to learn, in all of them at once to be evaluated; none for offline data
+                alone.
 
         Raises:
             VieError: There is nothing to learn from.
         """
         if not config.run:
             raise VieError("the run has no folder: give it as run=FOLDER")
-        if not (offline and len(offline)) and (config.offline_updates or world is None):
+        if not (offline and len(offline)) and (config.offline_updates or not worlds):
             raise VieError("there is no offline data to learn from: give a dataset, or offline_updates=0")
-        if world is None and config.online_steps:
+        if not worlds and config.online_steps:
             raise VieError(f"online_steps={config.online_steps} need an environment: give one, or 0")
-        self.config, self.agent, self.world = config, agent, world
+        if config.data.chunk > 1 and agent.eyes.back:
+            raise VieError(
+                f"data.chunk={config.data.chunk} with clips of a trunk that is trained: chunks leave out frames "
+                "between, so give an encoder of single frames, or mode=frozen"
+            )
+        self.config, self.agent, self.worlds = config, agent, worlds
         self.run, self.offline = Path(config.run), offline
         self.online = Replay(config.data.rows, agent.device, agent.eyes.back) if config.online_steps else None
-        self.imitated = self.updates = self.steps = self.episodes = 0
+        self.imitated = self.updates = self.steps = self.episodes = self.faults = 0
         self._resume()
 
     def train(self) -> dict[str, float]:
@@ -98,6 +91,9 @@ class Training:
                     if listener.asked:
                         self._save()
                         raise StoppedError(listener.asked, self.updates)
+            except EpisodeError:
+                self._save()
+                raise
             finally:
                 history.close()
             self._save()
@@ -114,7 +110,7 @@ class Training:
             self.updates = number
             last = number == config.offline_updates
             yield last or bool(config.evaluate_every and number % config.evaluate_every == 0)
-        if self.world is None:
+        if not self.worlds:
             return
         with tqdm(total=config.online_steps, initial=self.steps, unit="step", desc=f"{self.run.name} online") as bar:
             while self.steps < config.online_steps:
@@ -141,7 +137,8 @@ class Training:
             if data.extra:
                 best = self.offline.of_largest_reward()
                 batch = joined(batch, self.offline.draw(data.extra, (self.config.seed, EXTRA, number), best))
-            self._seed(phase, number)
+            seeded(self.config.seed, phase, number)
+            self.agent.advance(self.updates)
             metrics = learn(batch)
             if (number + 1) % self.config.log_every == 0:
                 self._log(history, metrics, what)
@@ -152,10 +149,23 @@ class Training:
     def _episode(self, history: History) -> None:
         """One episode of the agent, on disk before anything is learned of it."""
         assert self.online is not None
-        trajectory, actor, _ = self._act(ONLINE, self.episodes, explore=True)
-        one = stored(trajectory, actor.kept(), self.config.data)
+        actor = Actor(self.agent, explore=True, chunk=self.config.data.chunk)
+        try:
+            seed = seeded(self.config.seed, ONLINE, self.episodes)
+            name = f"{self.run.name} episode {self.episodes}"
+            trajectory = run_episodes(self.worlds[:1], actor, [name], [seed])[0].trajectory
+            self.faults = 0
+        except EpisodeError as error:
+            self.faults += 1
+            if self.faults == MOST_FAULTS:
+                raise
+            logger.warning("%s; what came before is kept", error)
+            if error.before is None:
+                return
+            trajectory = error.before
+        one = stored(trajectory, actor.kept(0, trajectory), self.config.data)
         save_episode(episode_path(self.run, self.episodes), one)
-        one.put_into(self.online)
+        one.put_into(self.online, self.config.data)
         self.steps += len(trajectory)
         self.episodes += 1
         data = self.config.data
@@ -163,7 +173,8 @@ class Training:
             batch = draw_mixed(
                 self.offline, self.online, data.batch, data.mix, (self.config.seed, ONLINE, self.updates)
             )
-            self._seed(OFFLINE, self.updates)
+            seeded(self.config.seed, OFFLINE, self.updates)
+            self.agent.advance(self.updates)
             metrics = self.agent.distil(batch) if isinstance(self.agent, PARL) else {}
             metrics |= self.agent.update(batch)
             self.updates += 1
@@ -172,51 +183,10 @@ class Training:
         history.add(self.updates, environment_steps=self.steps, episode_return=float(trajectory.rewards.sum()))
 
     def evaluate(self) -> dict[str, float]:
-        """Returns, success where the environment tells, and lengths of some episodes without exploration."""
-        if self.world is None or not self.config.evaluation_episodes:
-            return {}
-        found = [self._act(EVALUATE, number, explore=False) for number in range(self.config.evaluation_episodes)]
-        told = [success for _, _, success in found if success is not None]
-        return {
-            "return": float(np.mean([one.rewards.sum() for one, _, _ in found])),
-            "length": float(np.mean([len(one) for one, _, _ in found])),
-            **({"success": float(np.mean(told))} if told else {}),
-        }
-
-    def _act(self, phase: int, number: int, explore: bool) -> tuple[Trajectory, Actor, bool | None]:
-        """An episode, who acted in it, and whether it succeeded at any time."""
-        assert self.world is not None
-        actor, success = Actor(self.agent, explore), None
-        seed = self._seed(phase, number)
-        seen, _ = self.world.reset(seed=seed)
-        everything, actions, rewards = [seen], [], []
-        actor.look(seen)
-        over = False
-        while not over:
-            actions.append(actor.act())
-            seen, reward, terminal, truncated, info = self.world.step(actions[-1])
-            everything.append(seen)
-            actor.look(seen)
-            rewards.append(reward)
-            over = terminal or truncated
-            told = info.get("success", info.get("is_success"))
-            success = success if told is None else bool(told) or bool(success)
-        names = self.world.space.observations
-        trajectory = Trajectory(
-            f"{self.run.name} episode {number}",
-            {name: np.stack([one[name] for one in everything]) for name in names},
-            np.stack(actions).astype(np.float32),
-            np.array(rewards, np.float32),
-            terminal,
-        )
-        trajectory.check(self.world.space)
-        return trajectory, actor, success
-
-    def _seed(self, phase: int, number: int) -> int:
-        """What is drawn next depends on nothing that was drawn before."""
-        seed = int(np.random.SeedSequence([self.config.seed, phase, number]).generate_state(1)[0])
-        torch.manual_seed(seed)
-        return seed
+        """Of some episodes without exploration; empty where there is no environment."""
+        config = self.config
+        count = config.evaluation_episodes if self.worlds else 0
+        return summary(evaluate(self.agent, self.worlds, count, config.seed, self.run.name, config.data.chunk))
 
     def _log(self, history: History, metrics: Metrics, phase: str) -> None:
         values = {name: float(value) for name, value in metrics.items()}
@@ -232,17 +202,31 @@ class Training:
         optimizers = {name: one.state_dict() for name, one in self.agent.optimizers().items()}
         counts = {name: getattr(self, name) for name in ("imitated", "updates", "steps", "episodes")}
         state = {"agent": self.agent.state_dict(), "optimizers": optimizers, "counts": counts}
-        save_state(self.run / "checkpoint", state)
+        save_state(self.run / CHECKPOINT, state)
 
     def _resume(self) -> None:
-        state = load_state(self.run / "checkpoint")
+        state = load_state(self.run / CHECKPOINT)
         if state is None:
             return
         self.agent.load_state_dict(state["agent"])
-        for name, optimizer in self.agent.optimizers().items():
-            optimizer.load_state_dict(state["optimizers"][name])
         for name, count in state["counts"].items():
             setattr(self, name, count)
+        # Optimizers hold states of what a schedule has come to train.
+        self.agent.advance(max(0, self.updates - 1))
+        for name, optimizer in self.agent.optimizers().items():
+            optimizer.load_state_dict(state["optimizers"][name])
         for episode in range(self.episodes):
             assert self.online is not None
-            load_episode(episode_path(self.run, episode)).put_into(self.online)
+            load_episode(episode_path(self.run, episode)).put_into(self.online, self.config.data)
+
+
+def restore(agent: Agent, run: Path) -> None:
+    """Gives an agent what one of the same settings has learned in a run.
+
+    Raises:
+        VieError: It has learned nothing yet, or the checkpoint is damaged.
+    """
+    state = load_state(run / CHECKPOINT)
+    if state is None:
+        raise VieError(f"{run} holds no checkpoint yet: train it first")
+    agent.load_state_dict(state["agent"])

@@ -25,6 +25,7 @@ class EnvironmentConfig:
         size: Side of its pictures in pixels.
         max_steps: Of an episode; null is the environment's own.
         reward: ``task``, or ``success``: 1 for success, which ends the episode, and 0 before.
+        parallel: Environments, each in a process of its own, in which an evaluation runs at once.
         control_hz: Steps in a second, for encoders of clips.
         cameras: Parts of an observation that are pictures.
         state: Parts of an observation that are numbers, which the agent sees too.
@@ -34,6 +35,7 @@ class EnvironmentConfig:
     size: int = 64
     max_steps: int | None = None
     reward: Literal["task", "success"] = "task"
+    parallel: int = 1
     control_hz: float = 10.0
     cameras: list[str] = field(default_factory=lambda: ["pixels"])
     state: list[str] = field(default_factory=list)
@@ -46,7 +48,7 @@ class EncoderConfig:
     Attributes:
         source: Of the trunk; empty for agents that see numbers alone.
         mode: ``frozen``, ``finetune`` or ``partial``.
-        train_from: Stage from which ``partial`` trains.
+        train_from: Stage from which ``partial`` trains; or a schedule that counts updates, as {0: none, 10000: all}.
         pool: Of its maps.
         project: Length of the vectors; null leaves them.
         size: Side of the pictures that the trunk sees; null is its own.
@@ -58,7 +60,7 @@ class EncoderConfig:
 
     source: str = ""
     mode: Literal["frozen", "finetune", "partial"] = "frozen"
-    train_from: str | None = None
+    train_from: str | dict[int, str] | None = None
     pool: str = "mean"
     project: int | None = None
     size: int | None = None
@@ -92,6 +94,23 @@ class AgentConfig:
 
 
 @dataclass
+class RetrainConfig:
+    """OOO's third phase: what is trained anew on the data that had been gathered by some time.
+
+    Attributes:
+        at: Steps of the environment by which data counts, one agent each; empty for none.
+        offline_updates: Of each agent.
+        extra: Transitions of the largest reward that are added to every batch.
+        agent: That is trained, which is to be pessimistic. Its values are bounded by the rewards of the data.
+    """
+
+    at: list[int] = field(default_factory=list)
+    offline_updates: int = 20_000
+    extra: int = 32
+    agent: AgentConfig = field(default_factory=AgentConfig)
+
+
+@dataclass
 class TrainConfig(RunConfig):
     """A run.
 
@@ -110,7 +129,11 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("data.mix",), (-1, 1)),
     **dict.fromkeys(("data.gamma", "data.edge"), (0, 1)),
     **dict.fromkeys(
-        ("data.rows", "data.batch", "checkpoint_every", "log_every", "environment.size"), (1, float("inf"))
+        (
+            *("data.rows", "data.batch", "data.chunk", "checkpoint_every", "log_every"),
+            *("environment.size", "environment.parallel"),
+        ),
+        (1, float("inf")),
     ),
     **{f"agent.{kind}.gamma": (0, 1) for kind in ("sac", "calql", "iql", "parl")},
     **{f"agent.{kind}.tau": (0, 1) for kind in ("sac", "calql", "iql", "parl")},
@@ -118,6 +141,22 @@ RANGES: dict[str, tuple[float, float]] = {
 """Least and greatest values that make sense."""
 
 
+@dataclass
+class OOOConfig(TrainConfig):
+    """Offline retraining: a run that explores, and agents that are trained anew on what it found.
+
+    Attributes:
+        retrain: The third phase.
+    """
+
+    retrain: RetrainConfig = field(default_factory=RetrainConfig)
+
+
 def parse_train_config(recipes: Sequence[str | Path], overrides: Sequence[str] = ()) -> TrainConfig:
     """Builds the settings of a run from recipes and overrides; see ``vie.settings.parse_settings``."""
     return parse_settings(TrainConfig, recipes, overrides, RECIPES, RANGES, HELP)
+
+
+def parse_ooo_config(recipes: Sequence[str | Path], overrides: Sequence[str] = ()) -> OOOConfig:
+    """Likewise those of offline retraining."""
+    return parse_settings(OOOConfig, recipes, overrides, RECIPES, RANGES, "vie-rl ooo --help")

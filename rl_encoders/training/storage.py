@@ -31,8 +31,34 @@ class Stored:
     terminal: bool
     mc_return: npt.NDArray[np.float32]
 
-    def put_into(self, replay: Replay) -> None:
-        replay.add(self.kept, self.action, self.reward, self.terminal, self.mc_return)
+    def put_into(self, replay: Replay, config: DataConfig) -> None:
+        """Adds it, in chunks of actions if that is how they are chosen."""
+        for one in self.chunked(config.chunk, config.gamma) if config.chunk > 1 else [self]:
+            replay.add(one.kept, one.action, one.reward, one.terminal, one.mc_return)
+
+    def chunked(self, length: int, gamma: float) -> Iterator["Stored"]:
+        """Chunks of actions as single actions: a trajectory of those that begin at each remainder of the step.
+
+        No observation is in two of them. The last action stands in for those that a terminal state made needless;
+        what time cut off within a chunk is left out, as what would have come of it is unknown.
+        """
+        steps = len(self.action)
+        discounts = gamma ** np.arange(length)
+        for first in range(min(length, steps)):
+            starts = np.arange(first, steps if self.terminal else steps - length + 1, length)
+            if not len(starts):
+                continue
+            within = starts[:, None] + np.arange(length)
+            there = np.minimum(within, steps - 1)
+            end = min(starts[-1] + length, steps)
+            rows = torch.from_numpy(np.append(starts, end))
+            yield Stored(
+                {name: tensor[rows] for name, tensor in self.kept.items()},
+                self.action[there].reshape(len(starts), -1),
+                (self.reward[there] * (within < steps) * discounts).sum(axis=1).astype(np.float32),
+                self.terminal and end == steps,
+                self.mc_return[starts],
+            )
 
 
 def stored(trajectory: Trajectory, kept: dict[str, Tensor], config: DataConfig) -> Stored:
@@ -67,12 +93,12 @@ def read_offline(
         yield stored(trajectory, eyes.keep(trajectory.observations), config)
 
 
-def filled(data: Iterable[Stored], eyes: Perception, device: torch.device) -> Replay:
+def filled(data: Iterable[Stored], eyes: Perception, device: torch.device, config: DataConfig) -> Replay:
     """A replay that has room for all of some data, and holds it."""
     everything = list(data)
-    replay = Replay(max(1, sum(len(one.action) + 1 for one in everything)), device, eyes.back)
+    replay = Replay(max(1, sum(len(one.action) + config.chunk for one in everything)), device, eyes.back)
     for one in everything:
-        one.put_into(replay)
+        one.put_into(replay, config)
     return replay
 
 

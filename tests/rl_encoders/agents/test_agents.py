@@ -156,8 +156,10 @@ class TestEyes:
         seen = {"pixels": np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)}
         whole = eyes.keep(seen)["pixels"]
         for step in range(9):
-            one = eyes.keep({"pixels": seen["pixels"][: step + 1]}, first=step)["pixels"]
-            torch.testing.assert_close(one[0], whole[step], atol=1e-5, rtol=1e-4)
+            history = [{"pixels": frame} for frame in seen["pixels"][max(0, step - eyes.reach) : step + 1]]
+            short = [{"pixels": seen["pixels"][0]}]
+            both = eyes.keep_newest([history, short])["pixels"]
+            torch.testing.assert_close(both, torch.stack([whole[step], whole[0]]), atol=1e-5, rtol=1e-4)
 
     def test_several_clips_are_refused(self):
         with pytest.raises(VieError, match="history=2: agents keep single clips"):

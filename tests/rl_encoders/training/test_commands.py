@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rl_encoders.cli import main
-from rl_encoders.training.commands import evaluate, train
+from rl_encoders.training.commands import evaluate, offline_retraining, train
 from vie import VieError
 from vie.history import read_history
 
@@ -58,3 +58,33 @@ def test_mistakes_are_named(tmp_path):
     with pytest.raises(VieError, match="holds no run: give the folder"):
         evaluate(tmp_path, 1)
     assert not (tmp_path / "run").exists()
+
+
+def test_offline_retraining_from_start_to_end_and_again(tmp_path, capsys):
+    run = tmp_path / "run"
+    small = [f"agent.calql.{part}_hidden=[16]" for part in ("policy", "critic")]
+    small += [f"retrain.{setting}" for setting in small]
+    settings = [f"run={run}", *PENDULUM, *small, "agent.algorithm=calql", "agent.exploration=0.5", "evaluate_every=12"]
+    settings += ["online_steps=24", "retrain.at=[12,24]", "retrain.offline_updates=5", "retrain.agent.algorithm=cql"]
+    main(["ooo", *settings])
+    told = json.loads(capsys.readouterr().out)
+    assert told.keys() == {"12", "24"}
+    for steps, result in told.items():
+        assert {"return", "explored_return"} <= result.keys()
+        again = evaluate(run / f"retrained-{steps}", 2)
+        assert again["return"] == result["return"]
+    low, high = (json.loads(line.split(":")[1]) for line in q_bounds(run / "retrained-12/config.yaml"))
+    assert low < high <= 0
+    updates = {row["step"] for row in read_history(run / "retrained-24")}
+    main(["ooo", *settings])
+    assert json.loads(capsys.readouterr().out) == told
+    assert {row["step"] for row in read_history(run / "retrained-24")} == updates
+    with pytest.raises(VieError, match=r"retrain.at=\[36\] with online_steps=24: give steps"):
+        offline_retraining([], [*settings, "retrain.at=[36]"])
+    with pytest.raises(VieError, match=r"need one discount, not 0.99 and 0.9"):
+        offline_retraining([], [*settings, "retrain.agent.calql.gamma=0.9"])
+
+
+def q_bounds(path):
+    calql = path.read_text().split("calql:")[1].split("iql:")[0]
+    return sorted(line for line in calql.splitlines() if "q_low" in line or "q_high" in line)[::-1]

@@ -47,8 +47,9 @@ def Training(settings, learner, trajectories=None, world=None):  # noqa: N802
     offline = None
     if trajectories:
         space = world.space if world else None
-        offline = filled(read_offline(trajectories, space, learner.eyes, settings.data), learner.eyes, learner.device)
-    return PlainTraining(settings, learner, offline, world)
+        stored = read_offline(trajectories, space, learner.eyes, settings.data)
+        offline = filled(stored, learner.eyes, learner.device, settings.data)
+    return PlainTraining(settings, learner, offline, [world] if world else [])
 
 
 def config(folder, **changes):

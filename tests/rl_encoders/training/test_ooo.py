@@ -15,6 +15,7 @@ from rl_encoders.training.storage import episodes_until, filled, read_offline
 from tests.rl_encoders.training.test_loop import SMALL, config, same
 from tests.rl_encoders.training.worlds import LENGTH, Line, random_walks
 from vie import VieError
+from vie.history import read_history
 
 EYES = States({"place": 1})
 
@@ -37,7 +38,7 @@ def data(settings, count=10):
 
 def test_the_bonus_is_in_what_is_learned_and_not_in_what_is_kept(tmp_path, monkeypatch):
     settings = config(tmp_path)
-    replay = filled(data(settings), EYES, torch.device("cpu"))
+    replay = filled(data(settings), EYES, torch.device("cpu"), settings.data)
     agent, seen = exploring(scale=3.0), []
     update = agent.inner.update
     monkeypatch.setattr(agent.inner, "update", lambda batch: seen.append(batch) or update(batch))
@@ -51,7 +52,7 @@ def test_the_bonus_is_in_what_is_learned_and_not_in_what_is_kept(tmp_path, monke
 
 def test_without_a_bonus_it_is_the_agent_itself(tmp_path):
     settings = config(tmp_path)
-    replay = filled(data(settings), EYES, torch.device("cpu"))
+    replay = filled(data(settings), EYES, torch.device("cpu"), settings.data)
     plain, agent = inner(), exploring(scale=0.0)
     plain.make_optimizers()
     for number in range(3):
@@ -65,7 +66,8 @@ def test_without_a_bonus_it_is_the_agent_itself(tmp_path):
 
 
 def test_what_it_has_seen_becomes_familiar(tmp_path):
-    replay = filled(data(config(tmp_path)), EYES, torch.device("cpu"))
+    settings = config(tmp_path)
+    replay = filled(data(settings), EYES, torch.device("cpu"), settings.data)
     agent = exploring()
     first = agent.update(replay.draw(64, (0,)))["rnd_loss"]
     for number in range(150):
@@ -73,32 +75,30 @@ def test_what_it_has_seen_becomes_familiar(tmp_path):
     assert last < 0.2 * first
 
 
-def test_three_phases(tmp_path):
+def test_new_agents_learn_from_the_data_of_each_time(tmp_path):
     explore = config(tmp_path / "explore", evaluate_every=LENGTH)
     offline = data(explore)
-    Training(explore, exploring(), filled(offline, EYES, torch.device("cpu")), Line()).train()
-    bounds = []
+    replay = filled(offline, EYES, torch.device("cpu"), explore.data)
+    Training(explore, exploring(), replay, [Line()]).train()
+    given = []
 
-    def make(low, high):
-        bounds.append((low, high))
-        agent = inner(q_low=low, q_high=high, normalise_features=True)
-        agent.make_optimizers()
-        return agent
+    def train_anew(steps, stored):
+        given.append((steps, stored))
+        return {"return": -1.0, "success": 0.5, "length": LENGTH}
 
-    settings = config(tmp_path / "retrain", offline_updates=120, imitation_updates=0)
-    settings.data.extra = 4
-    found = retrain(tmp_path / "explore", offline, [LENGTH, 3 * LENGTH], make, settings, Line())
-    assert found.keys() == {str(LENGTH), str(3 * LENGTH)}
-    for each in found.values():
-        assert each.keys() == {"return", "success", "length", "explored_return", "explored_success", "explored_length"}
-    assert json.loads((tmp_path / "retrain" / RESULTS).read_text()) == found
-    assert bounds[0][0] == pytest.approx(min(one.reward.min() for one in offline) / 0.1, abs=2)
-    assert found == retrain(tmp_path / "explore", offline, [LENGTH, 3 * LENGTH], make, settings, Line())
+    found = retrain(tmp_path / "explore", offline, [0, LENGTH, 3 * LENGTH], train_anew, tmp_path)
+    assert [(steps, len(stored)) for steps, stored in given] == [(0, 10), (LENGTH, 11), (3 * LENGTH, 13)]
+    assert all(mine is theirs for mine, theirs in zip(given[2][1], offline, strict=False))
+    assert json.loads((tmp_path / RESULTS).read_text()) == found
+    rows = {row["environment_steps"]: row for row in read_history(tmp_path / "explore") if "return" in row}
+    for steps, each in found.items():
+        assert each["explored_return"] == rows[int(steps)]["return"]
+        assert each["explored_success"] == rows[int(steps)]["success"]
 
 
 def test_data_until_a_time_is_a_prefix(tmp_path):
     settings = config(tmp_path, offline_updates=2)
-    Training(settings, exploring(), filled(data(settings), EYES, torch.device("cpu")), Line()).train()
+    Training(settings, exploring(), filled(data(settings), EYES, torch.device("cpu"), settings.data), [Line()]).train()
     some, all_of_them = list(episodes_until(tmp_path, 2 * LENGTH)), list(episodes_until(tmp_path, 4 * LENGTH))
     assert (len(some), len(all_of_them)) == (2, 4)
     np.testing.assert_array_equal(some[1].action, all_of_them[1].action)
@@ -113,7 +113,8 @@ def test_bounds_of_values(tmp_path):
 
 
 def test_the_best_transitions_are_those_of_the_largest_reward(tmp_path):
-    replay = filled(data(config(tmp_path)), EYES, torch.device("cpu"))
+    settings = config(tmp_path)
+    replay = filled(data(settings), EYES, torch.device("cpu"), settings.data)
     best = replay.at(replay.of_largest_reward())
     assert len(best.reward) >= 1
     assert (best.reward == replay.at(replay.starts).reward.max()).all()
