@@ -62,8 +62,11 @@ def config(folder, **changes):
 
 
 def same(one, other):
-    for (name, tensor), theirs in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
-        assert torch.equal(tensor, theirs), name
+    mine, theirs = one.state_dict(), other.state_dict()
+    assert mine.keys() == theirs.keys()
+    for name, tensor in mine.items():
+        same_tensor = torch.equal(tensor, theirs[name]) if isinstance(tensor, torch.Tensor) else tensor == theirs[name]
+        assert same_tensor, name
 
 
 def test_it_learns_offline_and_then_by_itself(tmp_path):
@@ -215,6 +218,89 @@ def test_a_bad_episode_is_named_and_those_before_it_are_kept(tmp_path):
 def test_data_of_another_environment_is_refused(tmp_path):
     with pytest.raises(VieError, match="walk 0 has no observation 'pixels'"):
         Training(config(tmp_path), agent(), random_walks(2), Line(pixels=True))
+
+
+class Flaky(Line):
+    """Fails in the middle of some of its episodes."""
+
+    def __init__(self, faults):
+        super().__init__()
+        self.faults = faults
+
+    def step(self, action):
+        if self.steps == 5 and len(self.resets) in self.faults:
+            raise VieError("a wheel came off")
+        return super().step(action)
+
+
+def test_an_episode_that_fails_is_kept_as_far_as_it_came(tmp_path, caplog):
+    run = Training(config(tmp_path, evaluation_episodes=0), agent(), random_walks(8), Flaky({2}))
+    run.train()
+    assert (run.episodes, run.steps) == (5, 4 * LENGTH + 5)
+    assert "episode 1, step 5: a wheel came off; what came before is kept" in caplog.text
+    assert len(run.online) == run.steps
+    again = Training(config(tmp_path, evaluation_episodes=0), agent(), random_walks(8), Line())
+    assert len(again.online) == run.steps
+
+
+def test_an_environment_that_always_fails_ends_the_run_whole(tmp_path):
+    run = Training(config(tmp_path, evaluation_episodes=0), agent(), random_walks(8), Flaky({2, 3, 4}))
+    with pytest.raises(VieError, match="episode 3, step 5: a wheel came off"):
+        run.train()
+    again = Training(config(tmp_path), agent(), random_walks(8), Line())
+    assert again.episodes == 3
+    assert again.train()["length"] == LENGTH
+    with pytest.raises(VieError, match=r"evaluation 1, step 5: a wheel came off"):
+        Training(config(tmp_path / "other"), agent(), random_walks(8), Flaky({2})).train()
+    assert Training(config(tmp_path / "other"), agent(), random_walks(8), Line()).updates == 40
+
+
+def test_evaluations_in_several_environments_are_those_in_one(tmp_path):
+    learner = agent()
+    one = PlainTraining(config(tmp_path / "one", offline_updates=0, evaluation_episodes=5), learner, None, [Line()])
+    worlds = [Line(), Line(), Line()]
+    three = PlainTraining(config(tmp_path / "three", offline_updates=0, evaluation_episodes=5), learner, None, worlds)
+    assert one.evaluate() == pytest.approx(three.evaluate(), rel=1e-5)
+    assert [len(world.resets) for world in worlds] == [2, 2, 1]
+    assert sorted(seed for world in worlds for seed in world.resets) == sorted(one.worlds[0].resets)
+
+
+@pytest.mark.parametrize("kind", ["cal-ql", "pa-rl"])
+def test_a_schedule_is_followed_and_gone_on_with(kind, tmp_path):
+    def through_pixels():
+        torch.manual_seed(0)
+        made = {**PIXELS, "mode": "partial", "train_from": {0: "none", 6: "conv5", 10: "all"}, "project": 8}
+        eyes = Eyes(load(**made), control_hz=10)
+        if kind == "cal-ql":
+            return agent(eyes=eyes)
+        config = PARLConfig(**SMALL, critics=3, candidates=6, action_samples=4, improvement=Improvement(3, 2, 0.05))
+        own = Eyes(load(**made), control_hz=10)
+        policy = SeeingPolicy(own, GaussianHead(own.dim, 1, (32,)), lr=2e-3)
+        learner = PARL(eyes, 1, config, policy)
+        learner.make_optimizers()
+        return learner
+
+    def run(name, updates):
+        given = {"imitation_updates": 2, "online_steps": 0, "evaluation_episodes": 0, "offline_updates": updates}
+        return Training(config(tmp_path / name, **given), through_pixels(), random_walks(2, pixels=True))
+
+    whole = run("whole", 14)
+    seen = []
+    update = whole.agent.update
+    whole.agent.update = lambda batch: (
+        seen.append([eyes.encoder.trunk.first_trained for eyes, _ in whole.agent.seers()]) or update(batch)
+    )
+    whole.train()
+    stages = len(whole.agent.eyes.encoder.trunk.stages)
+    first = [each[0] for each in seen]
+    assert first[:6] == [stages] * 6
+    assert all(0 < one < stages for one in first[6:10])
+    assert first[10:] == [0] * 4
+    assert all(len(set(each)) == 1 for each in seen)
+    for updates in (3, 8, 12, 14):
+        part = run("parts", updates)
+        part.train()
+    same(whole.agent, part.agent)
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path, monkeypatch):
