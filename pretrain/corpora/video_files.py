@@ -4,10 +4,8 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from pretrain.corpora.writing import Chunk, Rendered, in_chunks
+from vie.video.mp4 import write_mp4
 
 LISTING_NAME = "videos.csv"
 
@@ -27,7 +25,8 @@ def write_videos(folder: Path, kind: str, chunks: Sequence[Chunk], fps: int, wor
     def encode(video: Rendered) -> None:
         path = folder / video.name
         path.parent.mkdir(parents=True, exist_ok=True)
-        _encode(path, video.frames.numpy(), fps)
+        # A predicted frame keeps traces of the ones before it, and those give the motion away.
+        write_mp4(path, video.frames.numpy(), fps, key_frames_only=True)
 
     for video, _ in in_chunks(kind, chunks, encode, workers):
         rows.append({"path": video.name, **video.labels, "split": video.split})
@@ -35,20 +34,3 @@ def write_videos(folder: Path, kind: str, chunks: Sequence[Chunk], fps: int, wor
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _encode(path: Path, video: npt.NDArray[np.uint8], fps: int) -> None:
-    import av  # here, so that a corpus can be written straight into shards on a machine without it
-
-    # Key frames only: a predicted frame keeps traces of the ones before it, and those give the motion away.
-    options = {"crf": "18", "preset": "veryfast", "threads": "1", "g": "1"}
-    try:
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("libx264", rate=fps, options=options)
-            stream.height, stream.width = video.shape[1:3]
-            stream.pix_fmt = "yuv420p"
-            for image in video:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-            container.mux(stream.encode())
-    except av.FFmpegError as error:
-        raise OSError(error.errno, error.strerror) from error
