@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,9 @@ def _add_collect(commands: "argparse._SubParsersAction[CommandParser]") -> None:
     collect.add_argument("--episodes", type=int, required=True, help="that the dataset shall hold")
     collect.add_argument("--out", required=True, metavar="FOLDER", help="the same command goes on where it was stopped")
     collect.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    collect.add_argument(
+        "--parallel", type=int, default=1, help="episodes at once, each in a process of its own (%(default)s)"
+    )
     collect.add_argument("--size", type=int, default=64, help="of the pictures in pixels (%(default)s)")
     collect.add_argument("--max-steps", type=int, help="of an episode (the environment's own)")
     collect.add_argument(
@@ -108,24 +112,29 @@ def _collect(parsed: argparse.Namespace) -> None:
     from rl_encoders.collect import collect, make_policy
     from rl_encoders.environments import make_environment
 
-    for name in ("episodes", "size"):
+    for name in ("episodes", "size", "parallel"):
         if getattr(parsed, name) < 1:
             raise VieError(f"--{name}={getattr(parsed, name)}: give at least 1")
-    environment = make_environment(
-        parsed.environment,
-        parsed.seed,
-        parsed.size,
-        max_steps=parsed.max_steps,
-        reward=parsed.reward,
-        timeout=parsed.timeout,
-        arguments=_values(parsed.settings, "an argument of the environment"),
-    )
-    try:
+    with ExitStack() as stack:
+        environments = [
+            stack.enter_context(
+                closing(
+                    make_environment(
+                        parsed.environment,
+                        parsed.seed,
+                        parsed.size,
+                        max_steps=parsed.max_steps,
+                        reward=parsed.reward,
+                        timeout=parsed.timeout,
+                        arguments=_values(parsed.settings, "an argument of the environment"),
+                    )
+                )
+            )
+            for _ in range(min(parsed.parallel, parsed.episodes))
+        ]
         label = {"policy": parsed.policy, "noise": parsed.noise}
-        policy = make_policy(environment, parsed.policy, parsed.noise)
-        report = collect(environment, policy, parsed.episodes, parsed.out, label)
-    finally:
-        environment.close()
+        policy = make_policy(environments[0], parsed.policy, parsed.noise)
+        report = collect(environments, policy, parsed.episodes, parsed.out, label)
     told = "" if report.successes is None else f", {report.successes} with success"
     print(f"{report.episodes} episodes of {report.steps} steps are in {parsed.out}{told}")
     if report.failed:

@@ -1,7 +1,9 @@
 """Offline datasets out of scripted or random policies, an episode at a time."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rl_encoders.environments.guarded import Environment, episode_seed
-from rl_encoders.rollout import MOST_FAULTS, Act, Action, EpisodeError, Parts, run_episode
+from rl_encoders.rollout import MOST_FAULTS, Act, Action, Episode, EpisodeError, Parts, run_episode
 from rl_encoders.trajectories.writer import MinariWriter
 from vie import VieError
 
@@ -76,54 +78,70 @@ class CollectReport:
 
 
 def collect(
-    environment: Environment, policy: Policy, episodes: int, out: str | Path, label: Mapping[str, Any]
+    environments: Sequence[Environment], policy: Policy, episodes: int, out: str | Path, label: Mapping[str, Any]
 ) -> CollectReport:
     """Fills a dataset; done again, it goes on where it was stopped, and the dataset is the same in the end.
 
-    Every episode is on the disk before the next one begins. One in which the environment fails is left out.
+    Every episode is on the disk before the next ones begin. One in which the environment fails is left out. What the
+    dataset holds does not depend on the number of environments.
 
     Args:
-        environment: In which; its ``seed`` tells those of the episodes.
+        environments: Alike, in which episodes run at once; the ``seed`` of the first tells those of the episodes.
         policy: What acts.
         episodes: How many the dataset shall hold.
         out: Folder of the dataset, in Minari's format.
         label: What the dataset is: policy and whatever else decides what it holds.
 
     Raises:
-        VieError: ``out`` holds another dataset, or three episodes on end failed.
+        VieError: ``out`` holds another dataset, another process fills it, or three episodes on end failed.
     """
-    wanted = environment.wanted
+    first = environments[0]
+    wanted = first.wanted
     facts = {
         "environment": wanted.name,
         "size": wanted.size,
-        "max_steps": environment.max_steps,
+        "max_steps": first.max_steps,
         "reward": wanted.reward,
         "arguments": dict(wanted.arguments),
-        "seed": environment.seed,
-        "versions": dict(environment.versions),
+        "seed": first.seed,
+        "versions": dict(first.versions),
         **label,
     }
-    writer = MinariWriter(out, environment.space, facts)
     failed: dict[str, str] = {}
-    number, faults = writer.next_number, 0
-    with tqdm(total=episodes, initial=writer.episodes, unit="episode", desc=f"collect {environment.name}") as bar:
+    faults = 0
+    with ExitStack() as stack:
+        writer = stack.enter_context(closing(MinariWriter(out, first.space, facts)))
+        bar = stack.enter_context(
+            tqdm(total=episodes, initial=writer.episodes, unit="episode", desc=f"collect {wanted.name}")
+        )
+        threads = stack.enter_context(ThreadPoolExecutor(len(environments)))  # each waits for a process of its own
+        number = writer.next_number
         while writer.episodes < episodes:
-            seed, name = episode_seed(environment.seed, number), f"episode {number}"
-            try:
-                # The seed of the policy is not that of the environment, whose draws it would repeat.
-                episode = run_episode(environment, policy(environment, episode_seed(seed, 1)), name, seed)
-            except EpisodeError as error:
-                failed[name] = str(error)
-                logger.warning("%s; it is left out", error)
-                faults += 1
-                if faults == MOST_FAULTS:
-                    raise VieError(
-                        f"{faults} episodes on end failed ({error}); {writer.episodes} are in {out}, and the same "
-                        "command goes on from there"
-                    ) from error
-            else:
-                writer.write(episode.trajectory, number, seed, episode.success)
-                faults = 0
-                bar.update()
+            together = environments[: episodes - writer.episodes]
+            numbers = range(number, number + len(together))
+            tried = threads.map(partial(_try, policy, first.seed), together, numbers)
+            for number, found in zip(numbers, tried, strict=True):
+                if isinstance(found, EpisodeError):
+                    failed[f"episode {number}"] = str(found)
+                    logger.warning("%s; it is left out", found)
+                    faults += 1
+                    if faults == MOST_FAULTS:
+                        raise VieError(
+                            f"{faults} episodes on end failed ({found}); {writer.episodes} are in {out}, and the same "
+                            "command goes on from there"
+                        ) from found
+                else:
+                    writer.write(found.trajectory, number, found.seed, found.success)
+                    faults = 0
+                    bar.update()
             number += 1
-    return CollectReport(writer.episodes, writer.steps, writer.successes, failed)
+        return CollectReport(writer.episodes, writer.steps, writer.successes, failed)
+
+
+def _try(policy: Policy, seed: int, environment: Environment, number: int) -> Episode | EpisodeError:
+    own = episode_seed(seed, number)
+    try:
+        # The seed of the policy is not that of the environment, whose draws it would repeat.
+        return run_episode(environment, policy(environment, episode_seed(own, 1)), f"episode {number}", own)
+    except EpisodeError as error:
+        return error

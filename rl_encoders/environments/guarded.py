@@ -19,6 +19,8 @@ from rl_encoders.replay.trajectory import Space
 from rl_encoders.rollout import Parts
 from vie import VieError
 
+MADE = "being made"
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -94,7 +96,7 @@ class Environment(gym.Env[Parts, npt.NDArray[np.float32]]):
         self._pool = ProcessPool(1, context=_context())
         self._end = weakref.finalize(self, _stop, self._pool)
         try:
-            facts: _Facts = self._ask("being made", _make, wanted)
+            facts: _Facts = self._ask(MADE, _make, wanted)
         except VieError:
             self.close()
             raise
@@ -141,7 +143,11 @@ class Environment(gym.Env[Parts, npt.NDArray[np.float32]]):
             if isinstance(error, RuntimeError) and not isinstance(error, BrokenProcessPool) and self._pool.active:
                 raise self._raised(when, error) from error
             self._renew()
-            raise VieError(f"{self.name} crashed in {when} ({error}): see whether memory ran out") from error
+            cure = "see whether memory ran out"
+            if when == MADE:
+                # Its process imports the script that began it.
+                cure += ", and whether the script is a file whose work stands under if __name__ == '__main__'"
+            raise VieError(f"{self.name} crashed in {when} ({error}): {cure}") from error
         except Exception as error:  # whatever an environment raises
             raise self._raised(when, error) from error
 

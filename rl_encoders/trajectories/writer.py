@@ -1,5 +1,6 @@
 """Trajectories into a dataset in Minari's format, each of them whole on the disk or not there."""
 
+import fcntl
 import json
 import os
 import re
@@ -38,7 +39,8 @@ class MinariWriter:
             facts: What the dataset is; kept in its metadata.
 
         Raises:
-            VieError: Minari is missing, or the folder holds something else or other facts.
+            VieError: Minari is missing, another process writes there, or the folder holds something else or other
+                facts.
         """
         self.folder, self.facts = Path(folder), json.loads(json.dumps(dict(facts)))
         self.observations = spaces.Dict({name: _box(*part) for name, part in space.observations.items()})
@@ -49,12 +51,14 @@ class MinariWriter:
         except ImportError as error:
             raise VieError(f"{folder} is written by Minari ({error}): pip install 'vie[minari]'") from error
         self._partial = self.folder / "partial"
-        if (self.folder / METADATA).is_file():
-            self.metadata = self._found()
-            return
-        if self.folder.exists() and any(one != self._partial for one in self.folder.iterdir()):
+        begun = (self.folder / METADATA).is_file()
+        if not begun and self.folder.exists() and any(one != self._partial for one in self.folder.iterdir()):
             raise VieError(f"{folder} holds something else: give another folder")
         (self.folder / METADATA.parent).mkdir(parents=True, exist_ok=True)
+        self._held = self._hold()
+        if begun:
+            self.metadata = self._found()
+            return
         self.metadata = {
             **self._stage().read_raw_metadata(self._partial),
             "dataset_id": _identity(self.folder.name),
@@ -128,6 +132,19 @@ class MinariWriter:
         if success is not None:
             facts["successes"] = (facts["successes"] or 0) + int(success)
         self._save()
+
+    def close(self) -> None:
+        """Lets others write there."""
+        os.close(self._held)
+
+    def _hold(self) -> int:
+        held = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(held)
+            raise VieError(f"another process writes into {self.folder}: wait for it, or give another folder") from error
+        return held
 
     def _stage(self) -> Any:
         """A dataset of its own beside ours, in which Minari writes an episode."""

@@ -17,7 +17,7 @@ from rl_encoders.cli import main  # noqa: E402
 from rl_encoders.collect import collect, make_policy, random_policy, run_episode  # noqa: E402
 from rl_encoders.datasets import open_dataset  # noqa: E402
 from rl_encoders.environments import make_environment  # noqa: E402
-from rl_encoders.trajectories import open_trajectories  # noqa: E402
+from rl_encoders.trajectories import MinariWriter, open_trajectories  # noqa: E402
 from tests.rl_encoders.faulty import NAME  # noqa: E402
 from vie import VieError  # noqa: E402
 
@@ -43,7 +43,7 @@ def test_a_dataset_holds_what_happened_and_says_what_it_is(tmp_path):
         kept.append([])
         return lambda seen: kept[-1].append(act(seen)) or kept[-1][-1]
 
-    report = collect(environment, policy, 2, tmp_path / "set", LABEL)
+    report = collect([environment], policy, 2, tmp_path / "set", LABEL)
     assert (report.episodes, report.steps, report.successes, report.failed) == (2, 12, 2, {})
     found = list(open_trajectories(str(tmp_path / "set")))
     data = minari.MinariDataset(tmp_path / "set/data")
@@ -66,14 +66,14 @@ def test_stopped_and_continued_is_the_same_dataset(tmp_path):
     environment = make_environment(NAME, size=40)
     policy = make_policy(environment, "random")
     for episodes in (1, 3):
-        collect(environment, policy, episodes, tmp_path / "parts", LABEL)
+        collect([environment], policy, episodes, tmp_path / "parts", LABEL)
     # An episode that was moved into place before the dataset counted it.
     (tmp_path / "whole/data/1").mkdir(parents=True)
     (tmp_path / "whole/data/1/part-0.arrow").write_bytes(b"half")
-    collect(environment, policy, 1, tmp_path / "other", LABEL)
+    collect([environment], policy, 1, tmp_path / "other", LABEL)
     (tmp_path / "other/data").joinpath("metadata.json").rename(tmp_path / "whole/data/metadata.json")
     (tmp_path / "other/data/0").rename(tmp_path / "whole/data/0")
-    collect(environment, policy, 3, tmp_path / "whole", LABEL)
+    collect([environment], policy, 3, tmp_path / "whole", LABEL)
     environment.close()
     parts, whole = (list(open_trajectories(str(tmp_path / name))) for name in ("parts", "whole"))
     assert len(parts) == 3
@@ -81,9 +81,33 @@ def test_stopped_and_continued_is_the_same_dataset(tmp_path):
         same(one, two)
 
 
+def test_several_at_once_make_the_same_dataset(tmp_path):
+    faults = {"fault": "raises", "share": 0.3}
+    environments = [make_environment(NAME, size=40, arguments=faults) for _ in range(3)]
+    policy = make_policy(environments[0], "random")
+    one = collect(environments[:1], policy, 7, tmp_path / "one", LABEL)
+    collect(environments, policy, 2, tmp_path / "three", LABEL)
+    three = collect(environments, policy, 7, tmp_path / "three", LABEL)
+    for environment in environments:
+        environment.close()
+    assert (one.episodes, one.steps) == (three.episodes, three.steps) == (7, 70)
+    found = [list(open_trajectories(str(tmp_path / name))) for name in ("one", "three")]
+    for mine, theirs in zip(*found, strict=True):
+        same(mine, theirs)
+
+
+def test_two_commands_cannot_fill_one_dataset(tmp_path):
+    environment = make_environment(NAME, size=40)
+    writer = MinariWriter(tmp_path / "set", environment.space, {})
+    with pytest.raises(VieError, match=r"another process writes into .*set: wait for it, or give another folder"):
+        collect([environment], make_policy(environment, "random"), 1, tmp_path / "set", LABEL)
+    writer.close()
+    environment.close()
+
+
 def test_episodes_that_fail_cost_no_others(tmp_path, caplog):
     environment = make_environment(NAME, size=40, arguments={"fault": "raises", "share": 0.3})
-    report = collect(environment, make_policy(environment, "random"), 5, tmp_path, LABEL)
+    report = collect([environment], make_policy(environment, "random"), 5, tmp_path, LABEL)
     environment.close()
     assert report.episodes == len(list(open_trajectories(str(tmp_path)))) == 5
     assert report.failed
@@ -92,7 +116,7 @@ def test_episodes_that_fail_cost_no_others(tmp_path, caplog):
         assert name in caplog.text
     broken = make_environment(NAME, size=40, arguments={"fault": "raises"})
     with pytest.raises(VieError, match=r"3 episodes on end failed \(episode 2, step 2.*0 are in"):
-        collect(broken, make_policy(broken, "random"), 5, tmp_path / "none", LABEL)
+        collect([broken], make_policy(broken, "random"), 5, tmp_path / "none", LABEL)
     broken.close()
 
 
@@ -140,7 +164,7 @@ def test_mistakes_are_named(tmp_path, capsys):
 def test_scripted_policies_do_their_tasks(name, policy, package, tmp_path):
     pytest.importorskip(package)
     environment = make_environment(name, size=32, reward="success")
-    report = collect(environment, make_policy(environment, policy), 2, tmp_path, {"policy": policy})
+    report = collect([environment], make_policy(environment, policy), 2, tmp_path, {"policy": policy})
     environment.close()
     assert report.successes == 2
     assert all(trajectory.terminal and trajectory.rewards[-1] == 1 for trajectory in open_trajectories(str(tmp_path)))
