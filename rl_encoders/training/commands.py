@@ -28,7 +28,7 @@ CONFIG_NAME = "config.yaml"
 
 FREE = (
     *("run", "device", "offline_updates", "online_steps", "evaluate_every", "evaluation_episodes", "log_every"),
-    *("checkpoint_every", "encoder.cache"),
+    *("films", "checkpoint_every", "encoder.cache"),
 )
 """Settings that may differ when a run goes on: they change no update that was taken."""
 
@@ -154,7 +154,7 @@ def carry_out(config: TrainConfig, worlds: Sequence[Environment], space: Space, 
     settings = replace(config, data=replace(config.data, gamma=gamma_of(config.agent)))
     agent = build_agent(config, space)
     replay = filled(data, agent.eyes, agent.device, settings.data) if data else None
-    training = Training(settings, agent, replay, worlds)
+    training = Training(settings, agent, replay, worlds, config.environment.control_hz)
     Path(config.run).mkdir(parents=True, exist_ok=True)
     write_text_atomically(Path(config.run) / CONFIG_NAME, dump_settings(config))
     return training.train() or training.evaluate()

@@ -45,6 +45,7 @@ class RunConfig:
         updates_per_step: Online.
         evaluate_every: Updates offline, steps online; 0 evaluates at the ends alone.
         evaluation_episodes: Of each evaluation.
+        films: Episodes of each evaluation whose videos are kept.
         log_every: Updates.
         checkpoint_every: Updates offline, episodes online.
         device: auto, cpu or cuda.
@@ -58,6 +59,7 @@ class RunConfig:
     updates_per_step: float = 1.0
     evaluate_every: int = 0
     evaluation_episodes: int = 10
+    films: int = 1
     log_every: int = 100
     checkpoint_every: int = 1000
     device: str = "auto"

@@ -15,6 +15,7 @@ from rl_encoders.training.actor import Actor
 from rl_encoders.training.checkpoint import load_state, save_state
 from rl_encoders.training.config import RunConfig
 from rl_encoders.training.evaluation import evaluate, summary
+from rl_encoders.training.films import keep_films
 from rl_encoders.training.mixture import draw_mixed
 from rl_encoders.training.seeding import EXTRA, IMITATE, OFFLINE, ONLINE, seeded
 from rl_encoders.training.storage import episode_path, load_episode, save_episode, stored
@@ -44,6 +45,7 @@ class Training:
         agent: Agent,
         offline: Replay | None = None,
         worlds: Sequence[World] = (),
+        control_hz: float = 10.0,
     ) -> None:
         """Takes an agent on its device, with its optimizers made.
 
@@ -53,6 +55,7 @@ class Training:
             offline: Data of others, as ``storage.filled`` makes it.
             worlds: Where it acts: in the first to learn, in all of them at once to be evaluated; none for offline data
                 alone.
+            control_hz: Steps in a second, for films.
 
         Raises:
             VieError: There is nothing to learn from.
@@ -68,7 +71,7 @@ class Training:
                 f"data.chunk={config.data.chunk} with clips of a trunk that is trained: chunks leave out frames "
                 "between, so give an encoder of single frames, or mode=frozen"
             )
-        self.config, self.agent, self.worlds = config, agent, worlds
+        self.config, self.agent, self.worlds, self.control_hz = config, agent, worlds, control_hz
         self.run, self.offline = Path(config.run), offline
         self.online = Replay(config.data.rows, agent.device, agent.eyes.back) if config.online_steps else None
         self.imitated = self.updates = self.steps = self.episodes = self.faults = 0
@@ -86,7 +89,7 @@ class Training:
             try:
                 for evaluate in self._phases(history):
                     if evaluate:
-                        found = self.evaluate()
+                        found = self.evaluate(self.config.films)
                         history.add(self.updates, environment_steps=self.steps, **found)
                     if listener.asked:
                         self._save()
@@ -182,11 +185,13 @@ class Training:
                 self._log(history, metrics, "online")
         history.add(self.updates, environment_steps=self.steps, episode_return=float(trajectory.rewards.sum()))
 
-    def evaluate(self) -> dict[str, float]:
-        """Of some episodes without exploration; empty where there is no environment."""
+    def evaluate(self, films: int = 0) -> dict[str, float]:
+        """Of some episodes without exploration, the first of them filmed; empty where there is no environment."""
         config = self.config
         count = config.evaluation_episodes if self.worlds else 0
-        return summary(evaluate(self.agent, self.worlds, count, config.seed, self.run.name, config.data.chunk))
+        episodes = evaluate(self.agent, self.worlds, count, config.seed, self.run.name, config.data.chunk)
+        keep_films(self.run, episodes[:films], self.control_hz, self.updates, self.steps)
+        return summary(episodes)
 
     def _log(self, history: History, metrics: Metrics, phase: str) -> None:
         values = {name: float(value) for name, value in metrics.items()}

@@ -126,6 +126,7 @@ class TrainConfig(RunConfig):
 
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1),
+    "films": (0, float("inf")),
     **dict.fromkeys(("data.mix",), (-1, 1)),
     **dict.fromkeys(("data.gamma", "data.edge"), (0, 1)),
     **dict.fromkeys(
