@@ -6,12 +6,14 @@ asked for anew when the policy has learned.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from rl_encoders.agents.agent import Metrics
 from rl_encoders.agents.base_policy import BasePolicy, Seen
@@ -26,11 +28,31 @@ Ask = Callable[[Arrays, int], Actions]
 Teach = Callable[[Arrays, Actions], float]
 """Takes a supervised step towards actions (B, A), and returns its loss."""
 
+Weights = Mapping[str, Tensor]
+
 
 class ExternalPolicy(BasePolicy):
-    """Two functions, and the candidates that one of them gave."""
+    """Two functions, and the candidates that one of them gave.
 
-    def __init__(self, ask: Ask, teach: Teach, action_dim: int, refresh_every: int = 1000, most: int = 200_000) -> None:
+    A checkpoint holds the candidates, so that a run goes on as it would have, and whatever ``weights`` gives. The
+    pictures are not shifted: the policy sees them as they were taken.
+    """
+
+    capturable = False
+
+    def __init__(
+        self,
+        ask: Ask,
+        teach: Teach,
+        action_dim: int,
+        refresh_every: int = 1000,
+        most: int = 200_000,
+        *,
+        learn_from: int | None = None,
+        optimizer: Optimizer | None = None,
+        weights: Callable[[], Weights] | None = None,
+        load_weights: Callable[[Weights], None] | None = None,
+    ) -> None:
         """Wraps a policy.
 
         Args:
@@ -39,12 +61,21 @@ class ExternalPolicy(BasePolicy):
             action_dim: |A|.
             refresh_every: Supervised steps after which candidates are asked for anew; older ones serve until then.
             most: Observations whose candidates are kept; the oldest go first.
+            learn_from: Transitions of a batch that it learns from, evenly spaced; None for all. A large model's batch
+                is smaller than a critic's (OpenVLA's is 16 in PA-RL).
+            optimizer: Of ``teach``, where checkpoints are to hold its state.
+            weights: What it has learned, by name: into checkpoints. None where it keeps that itself.
+            load_weights: Gives them back to it.
         """
         super().__init__()
         self.ask, self.teach, self.action_dim = ask, teach, action_dim
-        self.refresh_every, self.most = refresh_every, most
+        self.refresh_every, self.most, self.learn_from = refresh_every, most, learn_from
+        self.optimizer, self.weights, self.load_weights = optimizer, weights, load_weights
         self.steps = self.asked = 0
         self._kept: dict[bytes, Actions] = {}
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        return {} if self.optimizer is None else {"policy": self.optimizer}
 
     @torch.no_grad()
     def sample(self, seen: Seen, count: int) -> Tensor:
@@ -69,11 +100,48 @@ class ExternalPolicy(BasePolicy):
         return torch.from_numpy(np.stack([found[key] for key in keys])).to(device)
 
     def imitate(self, seen: Seen, action: Tensor, shifts: Tensor | None = None) -> Metrics:
+        if self.learn_from is not None and self.learn_from < len(action):
+            # The first of a batch are offline data, the last the agent's own.
+            rows = torch.linspace(0, len(action) - 1, self.learn_from, device=action.device).round().long()
+            seen, action = {name: tensor[rows] for name, tensor in seen.items()}, action[rows]
         loss = self.teach(_arrays(seen), action.cpu().numpy())
         self.steps += 1
         if self.steps % self.refresh_every == 0:
             self._kept.clear()
         return {"policy_loss": torch.tensor(loss)}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What a checkpoint holds, as part of ``state_dict``."""
+        by_count: dict[int, dict[bytes, Actions]] = {}
+        for key, actions in self._kept.items():
+            by_count.setdefault(len(actions), {})[key] = actions
+        candidates = [
+            {
+                "keys": torch.from_numpy(np.frombuffer(b"".join(some), np.uint8).reshape(len(some), -1).copy()),
+                "actions": torch.from_numpy(np.stack(list(some.values()))),
+            }
+            for some in by_count.values()
+        ]
+        weights = {} if self.weights is None else dict(self.weights())
+        return {"steps": self.steps, "asked": self.asked, "candidates": candidates, "weights": weights}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what a checkpoint holds.
+
+        Raises:
+            VieError: It holds weights, and nothing takes them.
+        """
+        if state["weights"]:
+            if self.load_weights is None:
+                raise VieError("the checkpoint holds weights of the external policy: give load_weights to take them")
+            self.load_weights(state["weights"])
+        self.steps, self.asked = state["steps"], state["asked"]
+        self._kept = {key: actions for some in state["candidates"] for key, actions in _unpacked(some)}
+
+
+def _unpacked(some: Mapping[str, Tensor]) -> Iterator[tuple[bytes, Actions]]:
+    keys, actions = some["keys"].cpu().numpy(), some["actions"].cpu().numpy()
+    return ((key.tobytes(), one) for key, one in zip(keys, actions, strict=True))
 
 
 def _arrays(seen: Seen) -> Arrays:
