@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rl_encoders.agents.draws import draw_by_logits
+
 Score = Callable[[Tensor], Tensor]
 """Values of n actions for each state: (B, n, |A|) to (B, n)."""
 
@@ -50,8 +52,7 @@ class Candidates:
 
     def drawn(self, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """One action with the probability softmax(values / temperature): (B, |A|)."""
-        chances = (self.values / temperature).softmax(dim=1)
-        return self._at(torch.multinomial(chances, 1, generator=generator)[:, 0])
+        return self._at(draw_by_logits(self.values / temperature, generator))
 
     def _at(self, number: Tensor) -> Tensor:
         return self.actions[torch.arange(len(number), device=number.device), number]

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rl_encoders.agents.base_policy import PolicyHead
+from rl_encoders.agents.draws import draw_by_logits
 
 
 class AutoregressiveHead(PolicyHead):
@@ -74,6 +75,6 @@ class AutoregressiveHead(PolicyHead):
         rows = state.repeat_interleave(count, dim=0)
         bins = torch.empty(len(rows), 0, dtype=torch.long, device=state.device)
         for _ in range(self.action_dim):
-            chances = (self.logits(rows, bins)[:, -1] / temperature).softmax(dim=-1)
-            bins = torch.cat([bins, torch.multinomial(chances, 1)], dim=1)
+            drawn = draw_by_logits(self.logits(rows, bins)[:, -1] / temperature)
+            bins = torch.cat([bins, drawn[:, None]], dim=1)
         return self.centres[bins].unflatten(0, (len(state), count))

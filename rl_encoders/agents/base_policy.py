@@ -18,7 +18,13 @@ Seen = Mapping[str, Tensor]
 
 
 class BasePolicy(nn.Module):
-    """A policy of any kind, which sees for itself."""
+    """A policy of any kind, which sees for itself.
+
+    Attributes:
+        capturable: Whether it samples and imitates without the host, as a CUDA graph has to.
+    """
+
+    capturable = True
 
     def sample(self, seen: Seen, count: int) -> Tensor:
         """Draws n actions for each of B observations: (B, n, A), without gradient."""

@@ -19,6 +19,7 @@ from rl_encoders.agents.action_optimiser import Candidates, Improvement, improve
 from rl_encoders.agents.agent import Agent, Metrics, descend
 from rl_encoders.agents.base_policy import BasePolicy
 from rl_encoders.agents.calql import CalQLConfig, cql_regularizer
+from rl_encoders.agents.draws import draw_members
 from rl_encoders.agents.networks import polyak
 from rl_encoders.agents.perception import Perception
 from rl_encoders.agents.sac import bounded, make_critic, make_values, td_target
@@ -162,6 +163,4 @@ class PARL(Agent):
 
     def _members(self) -> Tensor:
         """The critics that count this time."""
-        careful = self.config.careful
-        count = self.config.critics if careful is None else careful
-        return torch.randperm(self.config.critics, device=self.device)[:count]
+        return draw_members(self.config.critics, self.config.careful, self.device)

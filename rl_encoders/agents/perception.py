@@ -127,6 +127,8 @@ class Eyes(nn.Module):
         self.back: Mapping[str, Sequence[int]] = {} if still else dict.fromkeys(encoder.heads.cameras, back)
         self.reach = int(self.clip_back[0]) if self.keeps_features else 0
         self.augments = not self.keeps_features and most_shift > 0
+        # A trunk that is frozen for now looks for pictures that it has seen; one that unfreezes changes its networks.
+        self.capturable = self.keeps_features or len(schedule.trained) == 1
 
     def keep(self, observations: Mapping[str, Array]) -> dict[str, Tensor]:
         heads = self.encoder.heads

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_encoders.agents.agent import Agent, Metrics, descend
+from rl_encoders.agents.draws import draw_members
 from rl_encoders.agents.gaussian import TanhGaussian
 from rl_encoders.agents.networks import Critic, polyak
 from rl_encoders.agents.perception import Perception
@@ -146,7 +147,7 @@ class SAC(Agent):
         """What the target critics that count say of actions (B, n, |A|): (E', B, n)."""
         values = self.values.value(self.target(state, action))
         careful = self.config.careful
-        return values if careful is None else values[torch.randperm(len(values), device=values.device)[:careful]]
+        return values if careful is None else values[draw_members(len(values), careful, values.device)]
 
     def choose(self, seen: Mapping[str, Tensor], explore: bool) -> Tensor:
         state = self.actor_eyes.vector(seen)

@@ -52,6 +52,7 @@ def build_eyes(config: TrainConfig, space: Space) -> Perception:
         pool=given.pool,
         project=given.project,
         precision=given.precision,
+        compile=given.compile,
         cache=given.cache,
         cache_dtype=given.cache_dtype,
         views=() if world.cameras == ["pixels"] else world.cameras,

@@ -1,6 +1,7 @@
 """What a run of an agent is."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass
@@ -49,6 +50,7 @@ class RunConfig:
         log_every: Updates.
         checkpoint_every: Updates offline, episodes online.
         device: auto, cpu or cuda.
+        mode: How updates run: ``eager``, or replayed from a ``cuda_graph``, where a large GPU would wait for the host.
     """
 
     run: str = ""
@@ -63,4 +65,5 @@ class RunConfig:
     log_every: int = 100
     checkpoint_every: int = 1000
     device: str = "auto"
+    mode: Literal["eager", "cuda_graph"] = "eager"
     data: DataConfig = field(default_factory=DataConfig)

@@ -1,7 +1,7 @@
 """Offline updates, then episodes with updates after each; everything that is drawn is a function of seed and number."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +9,14 @@ from tqdm import tqdm
 
 from rl_encoders.agents.agent import Agent, Metrics
 from rl_encoders.agents.parl import PARL
-from rl_encoders.replay.buffer import Batch, Replay, joined
+from rl_encoders.replay.buffer import Replay, joined
 from rl_encoders.rollout import MOST_FAULTS, EpisodeError, World, run_episodes
 from rl_encoders.training.actor import Actor
 from rl_encoders.training.checkpoint import load_state, save_state
 from rl_encoders.training.config import RunConfig
 from rl_encoders.training.evaluation import evaluate, summary
 from rl_encoders.training.films import keep_films
+from rl_encoders.training.graphed import Graphed, Learn, check_capturable, prepare
 from rl_encoders.training.mixture import draw_mixed
 from rl_encoders.training.seeding import EXTRA, IMITATE, OFFLINE, ONLINE, seeded
 from rl_encoders.training.storage import episode_path, load_episode, save_episode, stored
@@ -75,6 +76,10 @@ class Training:
         self.run, self.offline = Path(config.run), offline
         self.online = Replay(config.data.rows, agent.device, agent.eyes.back) if config.online_steps else None
         self.imitated = self.updates = self.steps = self.episodes = self.faults = 0
+        self._graphs: dict[str, Graphed] = {}
+        if config.mode == "cuda_graph":
+            check_capturable(agent)
+            prepare(agent.optimizers().values())
         self._resume()
 
     def train(self) -> dict[str, float]:
@@ -128,11 +133,9 @@ class Training:
 
     def _counted(self, what: str, done: int, count: int, history: History) -> Iterator[int]:
         """Updates on the offline data; yields the number of each once it is done."""
-        learn: Callable[[Batch], Metrics] = self.agent.update
-        phase = OFFLINE
+        learn, phase = self._way("update"), OFFLINE
         if what == "imitate":
-            assert isinstance(self.agent, PARL)
-            learn, phase = self.agent.imitate, IMITATE
+            learn, phase = self._way("imitate"), IMITATE
         for number in tqdm(range(done, count), initial=done, total=count, desc=f"{self.run.name} {what}"):
             assert self.offline is not None
             data = self.config.data
@@ -178,12 +181,21 @@ class Training:
             )
             seeded(self.config.seed, OFFLINE, self.updates)
             self.agent.advance(self.updates)
-            metrics = self.agent.distil(batch) if isinstance(self.agent, PARL) else {}
-            metrics |= self.agent.update(batch)
+            metrics = self._way("distil")(batch) if isinstance(self.agent, PARL) else {}
+            metrics |= self._way("update")(batch)
             self.updates += 1
             if self.updates % self.config.log_every == 0:
                 self._log(history, metrics, "online")
         history.add(self.updates, environment_steps=self.steps, episode_return=float(trajectory.rewards.sum()))
+
+    def _way(self, name: str) -> Learn:
+        """A method of the agent that learns, as the mode has it run."""
+        learn: Learn = getattr(self.agent, name)
+        if self.config.mode == "eager":
+            return learn
+        if name not in self._graphs:
+            self._graphs[name] = Graphed(learn)
+        return self._graphs[name]
 
     def evaluate(self, films: int = 0) -> dict[str, float]:
         """Of some episodes without exploration, the first of them filmed; empty where there is no environment."""

@@ -53,6 +53,7 @@ class EncoderConfig:
         project: Length of the vectors; null leaves them.
         size: Side of the pictures that the trunk sees; null is its own.
         precision: Of the trunk's arithmetic.
+        compile: Whether the trunk runs through torch.compile.
         cache: Folder of features of a frozen trunk, of use where several runs see the same data; null for none.
         cache_dtype: Of features, there and in the replay.
         most_shift: Pixels that the pictures of a trained trunk are shifted by at most.
@@ -65,6 +66,7 @@ class EncoderConfig:
     project: int | None = None
     size: int | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
     cache: str | None = None
     cache_dtype: Literal["float32", "float16"] = "float32"
     most_shift: int = 4
