@@ -43,6 +43,10 @@ class Agent(nn.Module):
         """Learns from some transitions."""
         raise NotImplementedError
 
+    def update_with_bonus(self, batch: Batch, bonus: Tensor) -> Metrics:
+        """The same with a bonus (B,) for exploration, which bounds of values do not cut (OOO)."""
+        return self.update(batch._replace(reward=batch.reward + bonus))
+
     def choose(self, seen: Mapping[str, Tensor], explore: bool) -> Tensor:
         """Actions (B, A) for what is kept of B observations: drawn to explore, or the best."""
         raise NotImplementedError

@@ -48,7 +48,7 @@ class Exploring(Agent):
         loss = self.rnd.loss(seen)
         descend(self.rnd_optimizer, loss)
         bonus = self.rnd.bonus(seen)
-        metrics = self.inner.update(batch._replace(reward=batch.reward + self.scale * bonus))
+        metrics = self.inner.update_with_bonus(batch, self.scale * bonus)
         return {**metrics, "rnd_loss": loss.detach(), "bonus": bonus.mean()}
 
     def choose(self, seen: Mapping[str, Tensor], explore: bool) -> Tensor:

@@ -84,12 +84,15 @@ class IQL(Agent):
         self.actor_optimizer = torch.optim.Adam(actor, config.policy_lr)
 
     def update(self, batch: Batch) -> Metrics:
+        return self.update_with_bonus(batch, torch.zeros_like(batch.reward))
+
+    def update_with_bonus(self, batch: Batch, bonus: Tensor) -> Metrics:
         config = self.config
         state, next_state, actor_state, _ = self.look(batch)
         with torch.no_grad():
             next_value = self.value(next_state)[0, :, 0]
-            # OOO bounds the whole target here, and what the value learns from.
-            target = bounded(td_target(batch.reward, batch.terminal, next_value, config.gamma), config)
+            # OOO bounds the whole target here, but for the bonus, and what the value learns from.
+            target = bounded(td_target(batch.reward, batch.terminal, next_value, config.gamma), config) + bonus
             q = bounded(self.values.value(self.target(state, batch.action)), config)
         value = self.value(state)[0, :, 0]
         v_loss = value_loss(q, value, config.expectile)
