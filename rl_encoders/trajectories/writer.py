@@ -42,7 +42,8 @@ class MinariWriter:
             VieError: Minari is missing, another process writes there, or the folder holds something else or other
                 facts.
         """
-        self.folder, self.facts = Path(folder), json.loads(json.dumps(dict(facts)))
+        # Minari's storage looks for what it has written below a relative path a second time.
+        self.folder, self.facts = Path(folder).absolute(), json.loads(json.dumps(dict(facts)))
         self.observations = spaces.Dict({name: _box(*part) for name, part in space.observations.items()})
         self.actions = spaces.Box(space.low, space.high, dtype=np.float32)
         self.space = space

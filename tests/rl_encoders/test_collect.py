@@ -62,6 +62,13 @@ def test_a_dataset_holds_what_happened_and_says_what_it_is(tmp_path):
     np.testing.assert_array_equal(next(iter(encoded)).cameras["pixels"]().numpy(), found[0].observations["pixels"])
 
 
+def test_a_folder_named_from_where_one_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["collect", NAME, "--episodes", "2", "--size", "40", "--out", "some/set"])
+    main(["collect", NAME, "--episodes", "3", "--size", "40", "--out", "some/set"])
+    assert len(list(open_trajectories("some/set"))) == 3
+
+
 def test_stopped_and_continued_is_the_same_dataset(tmp_path):
     environment = make_environment(NAME, size=40)
     policy = make_policy(environment, "random")
