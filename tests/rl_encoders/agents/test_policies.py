@@ -51,6 +51,15 @@ class TestTanhGaussian:
         _, log_pi = policy.sample(torch.zeros(2, Z), 5)
         assert log_pi.isfinite().all()
 
+    def test_the_spread_is_bounded(self):
+        """Between e^-20 and e^2, whatever the network says."""
+        policy = TanhGaussian(Z, A)
+        for said, log_std in ((500.0, 2.0), (-500.0, -20.0)):
+            policy.network.last.bias.data[..., A:] = said
+            torch.testing.assert_close(
+                policy.distribution(torch.zeros(2, Z)).stddev.detach().log(), torch.full((2, A), log_std)
+            )
+
     def test_gradients_pass_through_samples(self):
         policy = TanhGaussian(Z, A)
         actions, _ = policy.sample(torch.randn(B, Z), 2)
