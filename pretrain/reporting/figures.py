@@ -9,15 +9,27 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps, rc_context
 from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
-from pretrain.reporting.drawing import AXIS, INK, MUTED, STYLE, panel_axes, row_axes, short, svg, tint
+from vie.reporting.drawing import (
+    AXIS,
+    INK,
+    MUTED,
+    STYLE,
+    label_ends,
+    mark_switch,
+    panel_axes,
+    row_axes,
+    short,
+    step_axis,
+    svg,
+    thinned,
+    tint,
+)
 
-STREAM_COLOURS = ("#2a67b1", "#cc5f2d", "#2b8a78", "#a8842c")
 JOINED_COLOUR = "#7d3c86"
 CLASS_COLOURS = (
     *("#2a67b1", "#e08a2c", "#2b8a78", "#c8443c", "#8361b8", "#7fb2e5", "#e6bf3f", "#86c06c"),
@@ -77,15 +89,15 @@ def loss_figure(
     shares = np.clip(np.diff(ends) / max(ends[-1], 1), 0.3, 0.7)  # a short stage beside a very long one stays legible
     figure, panels = panel_axes(width, 250, shares.tolist(), right=48)
     for number, (axes, (stage, (steps, values))) in enumerate(zip(panels, losses.items(), strict=True)):
-        axes.plot(_thinned(steps), _thinned(values), color=colour, linewidth=1.4)
+        axes.plot(thinned(steps), thinned(values), color=colour, linewidth=1.4)
         axes.set_xlim(ends[number], ends[number + 1])
-        _step_axis(axes, width * shares[number] / shares.sum(), last=number == len(losses) - 1)
+        step_axis(axes, width * shares[number] / shares.sum(), last=number == len(losses) - 1)
         axes.set_ylim(0)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         if number:
             axes.yaxis.tick_right()
             axes.axvline(ends[number], color=INK, linewidth=1.4)
-            _mark_switch(axes, ends[number], f"IR → LA at step {switch:,}")
+            mark_switch(axes, ends[number], f"IR → LA at step {switch:,}")
         else:
             axes.set_title(short(title, (width - 40) // 8))
         if len(losses) > 1:
@@ -124,13 +136,13 @@ def accuracy_figure(
     ends.append((chance, "chance", MUTED))
     axes.set_xlim(0, max(last, 1))
     axes.set_ylim(0, top)
-    _label_ends(axes, ends, gap=0.075 * top)
+    label_ends(axes, ends, gap=0.075 * top)
     axes.set_title(short(title, (width - 40) // 8))
-    _step_axis(axes, width, last=True)
+    step_axis(axes, width, last=True)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     if switch is not None:
         axes.axvline(switch, color=INK, linewidth=1)
-        _mark_switch(axes, switch, "IR → LA")
+        mark_switch(axes, switch, "IR → LA")
     for line2d in axes.lines:
         line2d.set_clip_on(False)
     return svg(figure)
@@ -225,32 +237,3 @@ def transfer_figure(encoders: Sequence[Bars], chance: Mapping[str, float], quant
     place: Any = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2, "borderpad": 0.0}
     axes.legend(handles=handles, ncols=4, handlelength=0.9, handleheight=0.9, columnspacing=1.4, **place)
     return svg(figure)
-
-
-def _step_axis(axes: Axes, pixels: float, last: bool) -> None:
-    ticks = max(2, min(8, round(pixels / 75)))
-    axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if last:
-        axes.set_xlabel("step", loc="right")
-    else:  # leave the end to the panel that follows
-        first, end = axes.get_xlim()
-        axes.set_xticks([tick for tick in axes.get_xticks() if first <= tick <= end - 0.12 * (end - first)])
-
-
-def _mark_switch(axes: Axes, step: float, text: str) -> None:
-    axes.annotate(text, (step, 1), (0, 4), xycoords=("data", "axes fraction"), textcoords="offset points", ha="center")
-
-
-def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], gap: float) -> None:
-    """Names curves at their right ends, the lower ones first, each at least ``gap`` above the one before."""
-    floor = -np.inf
-    for value, text, colour in sorted(ends):
-        floor = max(value, floor + gap)
-        place = axes.get_yaxis_transform()
-        axes.annotate(text, (1, floor), (9, 0), xycoords=place, textcoords="offset points", color=colour, va="center")
-
-
-def _thinned(series: Sequence[float], points: int = 400) -> list[float]:
-    """Means over equal parts of a long series: a million steps need no million points."""
-    return [float(part.mean()) for part in np.array_split(np.asarray(series), min(points, len(series)))]

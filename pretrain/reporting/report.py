@@ -2,20 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pretrain.monitor import METRICS_NAME
 from pretrain.reporting import figures
 from pretrain.reporting.gallery import draw_maps, find_neighbours
-from pretrain.reporting.run import Run, attempt, read_run
+from pretrain.reporting.run import Run, read_run
 from pretrain.reporting.transfer import Content, transfer_tasks
 from pretrain.summary import Row, summarise
-from vie import VieError
-from vie.files import write_text_atomically
+from vie.reporting.drawing import GAP, PAGE_WIDTH, RUN_COLOURS
+from vie.reporting.page import attempt, check_names, write_page
 
 STAGES = {
     "random": "random initialisation",
@@ -31,7 +31,6 @@ STAGES = {
 BEGINNINGS = ("random", "start")
 READOUTS = ("knn", "linear")
 WITHIN = ("host", "device")
-PAGE_WIDTH, GAP = 1096, 24
 
 
 def write_report(
@@ -53,24 +52,17 @@ def write_report(
     Raises:
         VieError: A folder holds no run, two have the same name, or the page cannot be written.
     """
-    names = [run.resolve().name for run in runs]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise VieError(f"two runs are called {twice[0]!r}: rename one's folder, the page tells them apart by it")
+    check_names(runs)
     notes: list[str] = []
-    colours = figures.STREAM_COLOURS
-    found = [read_run(run.resolve(), colours[i % len(colours)], notes) for i, run in enumerate(runs)]
+    colours = cycle(RUN_COLOURS)
+    found = [read_run(run.resolve(), colour, notes) for run, colour in zip(runs, colours, strict=False)]
     results, protocol = (summary["results"], summary["protocol"]) if summary else _results(found, notes)
     transferred = partial(transfer_tasks, transfer, {run.name: run.colour for run in found})
     times = [row for run in found for row in _times(run)]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(
+    return write_page(
+        out,
+        Path(__file__).parent / "templates",
+        "report.html.j2",
         runs=found,
         corpora=list(dict.fromkeys(run.corpus for run in found)),
         tables=[_table(results, label, found) for label in dict.fromkeys(row["label"] for row in results)],
@@ -87,12 +79,6 @@ def write_report(
         else "",
         notes=notes,
     )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(out, page)
-    except OSError as error:
-        raise VieError(f"{out} cannot be written ({error.strerror}): give another file") from error
-    return out
 
 
 def _results(runs: Sequence[Run], notes: list[str]) -> tuple[list[Row], dict[str, Any]]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError
 
 from pretrain.config import Config
 from pretrain.evaluate import Features
@@ -17,6 +16,7 @@ from pretrain.settings import parse_config
 from pretrain.summary import Row, last_stage, load_features, read_metrics
 from vie import Sampling, VieError, create_model
 from vie.history import HISTORY_NAME, read_history
+from vie.reporting.page import attempt
 from vie.video import Shards
 from vie.video.remote import is_url
 
@@ -106,12 +106,3 @@ def _describe_model(config: Config) -> tuple[Sampling, int]:
     with torch.device("meta"):  # shapes are enough
         model = create_model(config.model.name, **config.model.arguments())
     return resolve_sampling(config, model.sampling), sum(parameter.numel() for parameter in model.parameters())
-
-
-def attempt(thing: str, read: Callable[[], Found], notes: list[str]) -> Found | None:
-    """What ``read`` finds; a fault becomes a note on the page."""
-    try:
-        return read()
-    except (VieError, OSError, RuntimeError, ValueError, LookupError, TypeError, SafetensorError) as error:
-        notes.append(f"{thing}: {'missing' if isinstance(error, FileNotFoundError) else error}")
-        return None

@@ -1,15 +1,20 @@
-"""What the report's figures have in common: colours, style, panels measured in CSS pixels, SVG markup."""
+"""What figures of reports have in common: colours, style, panels measured in CSS pixels, curves, SVG markup."""
 
 import io
 import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 INK, MUTED, AXIS, GRID = "#1c2430", "#6b7482", "#c3c9d2", "#e8ebef"
+RUN_COLOURS = ("#2a67b1", "#cc5f2d", "#2b8a78", "#a8842c")
+PAGE_WIDTH, GAP = 1096, 24
+"""Of a page's column and between its panels, in CSS pixels."""
 
 STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: the page sets its font
@@ -96,6 +101,37 @@ def tint(colour: str, share: float) -> str:
 def short(name: str, length: int) -> str:
     """The name, its middle left out where it has more than ``length`` characters."""
     return name if len(name) <= length else f"{name[: length // 2]}…{name[len(name) - length // 2 + 1 :]}"
+
+
+def step_axis(axes: Axes, pixels: float, last: bool, name: str = "step") -> None:
+    """Ticks of an axis of steps, as many as its pixels have room for; one that another panel follows has no name."""
+    ticks = max(2, min(8, round(pixels / 75)))
+    axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if last:
+        axes.set_xlabel(name, loc="right")
+    else:  # leave the end to the panel that follows
+        first, end = axes.get_xlim()
+        axes.set_xticks([tick for tick in axes.get_xticks() if first <= tick <= end - 0.12 * (end - first)])
+
+
+def mark_switch(axes: Axes, step: float, text: str) -> None:
+    """Words above the axes, over a step."""
+    axes.annotate(text, (step, 1), (0, 4), xycoords=("data", "axes fraction"), textcoords="offset points", ha="center")
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], gap: float) -> None:
+    """Names curves at their right ends, the lower ones first, each at least ``gap`` above the one before."""
+    floor = -np.inf
+    for value, text, colour in sorted(ends):
+        floor = max(value, floor + gap)
+        place = axes.get_yaxis_transform()
+        axes.annotate(text, (1, floor), (9, 0), xycoords=place, textcoords="offset points", color=colour, va="center")
+
+
+def thinned(series: Sequence[float], points: int = 400) -> list[float]:
+    """Means over equal parts of a long series: a million steps need no million points."""
+    return [float(part.mean()) for part in np.array_split(np.asarray(series), min(points, len(series)))]
 
 
 def svg(figure: Figure) -> str:
