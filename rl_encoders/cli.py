@@ -89,7 +89,9 @@ def _add_collect(commands: "argparse._SubParsersAction[CommandParser]") -> None:
         "environment", help="as ale:Pong, gym:Pendulum-v1, metaworld:door-open-v3, robotics:PointMaze_UMaze-v3"
     )
     collect.add_argument(
-        "--policy", default="random", help="random, or one that the environment has: scripted, waypoint (%(default)s)"
+        "--policy",
+        default="random",
+        help="random; one that the environment has, as scripted or waypoint; or replay:FILE (%(default)s)",
     )
     collect.add_argument("--noise", type=float, default=0.0, help="added to a scripted policy's actions (%(default)s)")
     collect.add_argument("--episodes", type=int, required=True, help="that the dataset shall hold")
@@ -109,7 +111,8 @@ def _add_collect(commands: "argparse._SubParsersAction[CommandParser]") -> None:
 
 def _collect(parsed: argparse.Namespace) -> None:
     _need_gymnasium()
-    from rl_encoders.collect import collect, make_policy
+    from rl_encoders.collect import collect
+    from rl_encoders.demonstrators import make_policy
     from rl_encoders.environments import make_environment
 
     for name in ("episodes", "size", "parallel"):

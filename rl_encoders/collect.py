@@ -1,7 +1,7 @@
 """Offline datasets out of scripted or random policies, an episode at a time."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -9,56 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
+from rl_encoders.demonstrators import Policy
 from rl_encoders.environments.guarded import Environment, episode_seed
-from rl_encoders.rollout import MOST_FAULTS, Act, Action, Episode, EpisodeError, Parts, run_episode
+from rl_encoders.rollout import MOST_FAULTS, Episode, EpisodeError, run_episode
 from rl_encoders.trajectories.writer import MinariWriter
 from vie import VieError
 
 logger = logging.getLogger(__name__)
-
-Policy = Callable[[Environment, int], Act]
-"""From the environment of an episode, and the seed of what chance decides in it."""
-
-
-def random_policy(environment: Environment, seed: int) -> Act:
-    """Actions drawn evenly from [-1, 1]."""
-    draws = np.random.default_rng(seed)
-    return lambda seen: draws.uniform(-1.0, 1.0, environment.space.action_dim).astype(np.float32)
-
-
-def scripted_policy(environment: Environment, seed: int, name: str, noise: float = 0.0) -> Act:
-    """A policy that the environment brings along; it knows what the agent has to see.
-
-    Args:
-        environment: Whose.
-        seed: Of the noise.
-        name: One of ``environment.policies``.
-        noise: Standard deviation of what is added to its actions, which are then clipped.
-    """
-    draws = np.random.default_rng(seed)
-
-    def act(seen: Parts) -> Action:
-        action = environment.demonstrate(name)
-        return np.clip(action + noise * draws.standard_normal(len(action)), -1.0, 1.0).astype(np.float32)
-
-    return act
-
-
-def make_policy(environment: Environment, name: str, noise: float = 0.0) -> Policy:
-    """A policy by name.
-
-    Raises:
-        VieError: The environment has none of this name.
-    """
-    if name == "random":
-        return random_policy
-    if name not in environment.policies:
-        known = ", ".join([*environment.policies, "random"])
-        raise VieError(f"{environment.name} has no policy {name!r}: it has {known}")
-    return partial(scripted_policy, name=name, noise=noise)
 
 
 @dataclass(frozen=True)
@@ -142,6 +101,7 @@ def _try(policy: Policy, seed: int, environment: Environment, number: int) -> Ep
     own = episode_seed(seed, number)
     try:
         # The seed of the policy is not that of the environment, whose draws it would repeat.
-        return run_episode(environment, policy(environment, episode_seed(own, 1)), f"episode {number}", own)
+        plan = policy(environment, number, episode_seed(own, 1))
+        return run_episode(environment, plan.act, f"episode {number}", own, plan.options)
     except EpisodeError as error:
         return error

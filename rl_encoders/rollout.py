@@ -27,7 +27,7 @@ class World(Protocol):
 
     space: Space
 
-    def reset(self, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begins an episode."""
         ...
 
@@ -69,7 +69,7 @@ def is_success(info: Mapping[str, Any]) -> bool | None:
     return None if told is None else bool(told)
 
 
-def run_episode(world: World, act: Act, name: str, seed: int) -> Episode:
+def run_episode(world: World, act: Act, name: str, seed: int, options: Mapping[str, Any] | None = None) -> Episode:
     """Runs an episode from start to end.
 
     Args:
@@ -77,12 +77,13 @@ def run_episode(world: World, act: Act, name: str, seed: int) -> Episode:
         act: What to do.
         name: Of the episode, for errors.
         seed: Of its reset.
+        options: Of its reset.
 
     Raises:
         EpisodeError: The environment fails, or the action does not fit it; names the episode.
         VieError: What it gave is no whole episode.
     """
-    running = _Running(world, name, seed)
+    running = _Running(world, name, seed, options)
     running.begin()
     while not running.over:
         running.step(act(running.seen[-1]))
@@ -115,8 +116,9 @@ def run_episodes(
 class _Running:
     """An episode on its way."""
 
-    def __init__(self, world: World, name: str, seed: int) -> None:
+    def __init__(self, world: World, name: str, seed: int, options: Mapping[str, Any] | None = None) -> None:
         self.world, self.name, self.seed = world, name, seed
+        self.options = None if options is None else dict(options)
         self.seen: list[Parts] = []
         self.actions: list[Action] = []
         self.rewards: list[float] = []
@@ -125,7 +127,7 @@ class _Running:
 
     def begin(self) -> None:
         try:
-            self.seen.append(self.world.reset(seed=self.seed)[0])
+            self.seen.append(self.world.reset(seed=self.seed, options=self.options)[0])
         except VieError as error:
             raise EpisodeError(f"{self.name}, step 0: {error}") from error
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from rl_encoders.replay.trajectory import Array, Trajectory
 from vie import VieError
 
+HDF5 = {".hdf5", ".h5"}
 JUMP = 1e-6
 """Between what was seen last of a step and first of the next, where an episode began (Nakamoto, CORL issue 63)."""
 
@@ -27,17 +28,10 @@ def read(path: Path) -> tuple[Callable[[], Iterator[Trajectory]], None]:
     Raises:
         VieError: It cannot be read, or lacks something.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise VieError(f"{path} needs h5py ({error}): pip install 'vie[minari]'") from error
-    try:
-        with h5py.File(path) as file:
-            missing = [name for name in NEEDED if name not in file]
-            known = {"timeouts", "next_observations"} & set(file)
-            lengths = {name: len(file[name]) for name in (*NEEDED, *known) if name in file}
-    except OSError as error:
-        raise VieError(f"{path} cannot be read ({error}): fetch it again") from error
+    with open_hdf5(path) as file:
+        missing = [name for name in NEEDED if name not in file]
+        known = {"timeouts", "next_observations"} & set(file)
+        lengths = {name: len(file[name]) for name in (*NEEDED, *known) if name in file}
     if missing:
         raise VieError(f"{path} has no {', '.join(missing)}: give a file of D4RL's format")
     if len(set(lengths.values())) != 1:
@@ -48,11 +42,27 @@ def read(path: Path) -> tuple[Callable[[], Iterator[Trajectory]], None]:
         )
 
     def trajectories() -> Iterator[Trajectory]:
-        with h5py.File(path) as file:
+        with open_hdf5(path) as file:
             columns = {name: np.asarray(file[name][()]) for name in (*NEEDED, *sorted(known))}
         yield from _cut(path, columns)
 
     return trajectories, None
+
+
+def open_hdf5(path: Path) -> Any:
+    """An HDF5 file, to be closed.
+
+    Raises:
+        VieError: It cannot be read, or h5py is missing.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise VieError(f"{path} needs h5py ({error}): pip install 'vie[minari]'") from error
+    try:
+        return h5py.File(path)
+    except OSError as error:
+        raise VieError(f"{path} cannot be read ({error}): fetch it again") from error
 
 
 def ends_of(columns: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:

@@ -8,7 +8,6 @@ from rl_encoders.replay.trajectory import Trajectory
 from vie import VieError
 
 MINARI = "minari:"
-HDF5 = {".hdf5", ".h5"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def open_trajectories(path: str, demonstrations: bool = False) -> Trajectories:
 
     if path.startswith(MINARI) or minari.is_minari(Path(path)):
         return Trajectories(path, *minari.read(path))
-    if Path(path).suffix in HDF5:
+    if Path(path).suffix in d4rl.HDF5:
         return Trajectories(path, *d4rl.read(Path(path)))
     if lerobot.is_lerobot(Path(path)):
         return Trajectories(path, *lerobot.read(path, demonstrations))

@@ -27,6 +27,8 @@ class Faulty(gym.Env):
         super().reset(seed=seed)
         self.at, self.steps = self.np_random.uniform(size=2), 0
         self.bad = self.np_random.uniform() < self.share
+        if options:
+            self.at = options["initial_state_dict"]["place"]
         return self.look(), {}
 
     def look(self):

@@ -14,9 +14,11 @@ import pytest
 pytest.importorskip("gymnasium")
 minari = pytest.importorskip("minari")
 from rl_encoders.cli import main  # noqa: E402
-from rl_encoders.collect import collect, make_policy, random_policy, run_episode  # noqa: E402
+from rl_encoders.collect import collect  # noqa: E402
 from rl_encoders.datasets import open_dataset  # noqa: E402
+from rl_encoders.demonstrators import Plan, make_policy, random_actions  # noqa: E402
 from rl_encoders.environments import make_environment  # noqa: E402
+from rl_encoders.rollout import run_episode  # noqa: E402
 from rl_encoders.trajectories import MinariWriter, open_trajectories  # noqa: E402
 from tests.rl_encoders.faulty import NAME  # noqa: E402
 from vie import VieError  # noqa: E402
@@ -38,10 +40,10 @@ def test_a_dataset_holds_what_happened_and_says_what_it_is(tmp_path):
     environment = make_environment(NAME, seed=5, size=40)
     kept = []
 
-    def policy(environment, seed):
-        act = random_policy(environment, seed)
+    def policy(environment, number, seed):
+        act = random_actions(environment, seed)
         kept.append([])
-        return lambda seen: kept[-1].append(act(seen)) or kept[-1][-1]
+        return Plan(lambda seen: kept[-1].append(act(seen)) or kept[-1][-1])
 
     report = collect([environment], policy, 2, tmp_path / "set", LABEL)
     assert (report.episodes, report.steps, report.successes, report.failed) == (2, 12, 2, {})
@@ -166,6 +168,7 @@ def test_mistakes_are_named(tmp_path, capsys):
         ("robotics:PointMaze_Medium-v3", "waypoint", "gymnasium_robotics"),
         pytest.param("metaworld:reach-v3", "scripted", "metaworld", marks=pytest.mark.long),
         pytest.param("metaworld:door-open-v3", "scripted", "metaworld", marks=pytest.mark.long),
+        pytest.param("ogbench:visual-cube-single-play-singletask-v0", "scripted", "ogbench", marks=pytest.mark.long),
     ],
 )
 def test_scripted_policies_do_their_tasks(name, policy, package, tmp_path):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 pytest.importorskip("gymnasium")
-from rl_encoders.collect import EpisodeError, random_policy, run_episode
+from rl_encoders.demonstrators import random_actions
 from rl_encoders.environments import make_environment
 from rl_encoders.environments.mazes import shortest_way
+from rl_encoders.rollout import EpisodeError, run_episode
 from tests.rl_encoders.faulty import NAME
 from vie import VieError
 
@@ -24,7 +25,7 @@ def opened(*arguments, **settings):
 
 
 def random_episode(environment, seed=7):
-    return run_episode(environment, random_policy(environment, seed), "episode 4", seed)
+    return run_episode(environment, random_actions(environment, seed), "episode 4", seed)
 
 
 KINDS = [

@@ -64,7 +64,7 @@ class Steps:
     def __init__(self):
         self.space, self.told = Line().space, []
 
-    def reset(self, *, seed=None):
+    def reset(self, *, seed=None, options=None):
         self.step_number = 0
         return {"place": np.zeros(1, np.float32)}, {}
 

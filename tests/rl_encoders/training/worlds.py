@@ -26,7 +26,7 @@ class Line:
             found["pixels"][:, column : column + 4] = 255
         return found
 
-    def reset(self, *, seed=None):
+    def reset(self, *, seed=None, options=None):
         self.resets.append(seed)
         self.chance = np.random.default_rng(seed)
         self.at, self.steps = self.chance.uniform(-1, 1), 0
