@@ -59,8 +59,8 @@ def make_environment(
     Args:
         name: ``ale:Pong`` (continuous actions; extra ``atari``), ``gym:Pendulum-v1`` or ``gym:module:ID-v0`` (any with
             a Box of actions; rendered if its observations hold no picture), ``metaworld:door-open-v3``,
-            ``robotics:AdroitHandDoor-v1``, ``robotics:PointMaze_UMaze-v3``,
-            ``ogbench:visual-cube-single-play-singletask-v0``.
+            ``robotics:AdroitHandDoor-v1``, ``robotics:PointMaze_UMaze-v3``, ``maze:PointMaze_UMaze-v3`` (the same from
+            above, which needs no renderer), ``ogbench:visual-cube-single-play-singletask-v0``.
         seed: Of its episodes: that of ``reset()`` number k is ``episode_seed(seed, k)``.
         size: Side of the pictures in pixels.
         max_steps: After which an episode is truncated; by default as the environment has it.

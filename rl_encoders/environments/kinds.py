@@ -58,6 +58,7 @@ KINDS = {
     "metaworld": "rl_encoders.environments.metaworld",
     "robotics": "rl_encoders.environments.robotics",
     "ogbench": "rl_encoders.environments.ogbench",
+    "maze": "rl_encoders.environments.drawn_mazes",
 }
 """Modules by prefix; imported when one is asked for, as their packages are extras."""
 
