@@ -20,6 +20,7 @@ from rl_encoders.agents.calql import CalQL, CalQLConfig
 from rl_encoders.agents.perception import Eyes
 from rl_encoders.agents.returns import monte_carlo_returns
 from rl_encoders.replay.buffer import Replay
+from rl_encoders.training.graphed import WARM, Graphed, prepare
 from vie import create_model, save_pretrained
 
 COLUMNS = {"trunk": "", "agent": "", "size": "d", "batch": "d", "updates/s": ".2f", "of d3rlpy": ".1f"}
@@ -38,6 +39,8 @@ def measure(job: Job) -> None:
         for mode in MODES:
             if not table.wants(mode):
                 continue
+            if mode == "finetune" and job.device.type == "cpu":
+                batch = min(batch, 4)  # d3rlpy keeps what a trunk computes of 31 copies of each picture
             theirs, adapted = (
                 hosts_d3rlpy.CalQL(Setting(folder, size, batch, job.device, mode, ours)) for ours in (False, True)
             )
@@ -46,8 +49,11 @@ def measure(job: Job) -> None:
                 "d3rlpy with rl_encoders": adapted.update,
                 "rl_encoders.agents": _ours(Path(folder), mode, size, batch, job.device),
             }
-            for update in ways.values():
-                update()
+            if job.device.type == "cuda":
+                ways["rl_encoders.agents, CUDA graph"] = _ours(Path(folder), mode, size, batch, job.device, True)
+            for name, update in ways.items():
+                for _ in range(WARM + 2 if "graph" in name else 1):
+                    update()
             found = medians(in_turns(ways, job.device, *((0.05, 2) if job.quick else (3.0, 5))))
             for name, seconds in found.items():
                 speedup = found["d3rlpy"] / seconds
@@ -57,7 +63,9 @@ def measure(job: Job) -> None:
                 )
 
 
-def _ours(source: Path, mode: str, size: int, batch: int, device: torch.device) -> Callable[[], object]:
+def _ours(
+    source: Path, mode: str, size: int, batch: int, device: torch.device, graphed: bool = False
+) -> Callable[[], object]:
     """An update of our agent, with settings like those of d3rlpy: a trunk of its own for the actor, no shifts."""
     eyes = Eyes(load(source, mode, size=size, device=device), control_hz=10, most_shift=0)
     config = CalQLConfig(
@@ -74,5 +82,8 @@ def _ours(source: Path, mode: str, size: int, batch: int, device: torch.device) 
         True,
         monte_carlo_returns(rewards, True, config.gamma),
     )
-    numbers = count()
-    return lambda: agent.update(replay.draw(batch, (next(numbers),)))
+    numbers, update = count(), agent.update
+    if graphed:
+        prepare(agent.optimizers().values())
+        update = Graphed(update)
+    return lambda: update(replay.draw(batch, (next(numbers),)))

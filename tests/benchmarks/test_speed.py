@@ -87,7 +87,13 @@ def test_the_plain_stem_is_pytorchs_own():
 
 @pytest.mark.parametrize(
     ("measurement", "only", "rows"),
-    [("clustering", "", 8), ("full-step", "single", 1), ("end-to-end", "resnet3d 0.5", 1), ("decode", "128", 1)],
+    [
+        ("clustering", "", 8),
+        ("full-step", "single", 1),
+        ("end-to-end", "resnet3d 0.5", 1),
+        ("decode", "128", 1),
+        ("parl", "gaussian", 1),
+    ],
 )
 def test_every_measurement_runs(measurement, only, rows, tmp_path):
     out = tmp_path / "results"
