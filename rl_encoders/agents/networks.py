@@ -140,7 +140,12 @@ class Critic(nn.Module):
 
 @torch.no_grad()
 def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
-    """Moves a target's parameters towards the online ones: target <- (1 - tau) target + tau online."""
+    """Moves a target's parameters towards the online ones: target <- (1 - tau) target + tau online.
+
+    Statistics, which are averages already, are taken over.
+    """
     moved: list[Tensor] = list(target.parameters())
     if moved:
         torch._foreach_lerp_(moved, list(online.parameters()), tau)
+    for mine, theirs in zip(target.buffers(), online.buffers(), strict=True):
+        mine.copy_(theirs)

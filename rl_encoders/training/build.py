@@ -10,6 +10,7 @@ import torch
 from rl_encoders.agents.agent import Agent
 from rl_encoders.agents.autoregressive import AutoregressiveHead
 from rl_encoders.agents.base_policy import GaussianHead, PolicyHead, SeeingPolicy
+from rl_encoders.agents.bc import BC, RegressionHead
 from rl_encoders.agents.calql import CalQL
 from rl_encoders.agents.diffusion import DiffusionHead
 from rl_encoders.agents.exploration import Exploring
@@ -26,6 +27,7 @@ HEADS: dict[str, type[PolicyHead]] = {
     "diffusion": DiffusionHead,
     "transformer": AutoregressiveHead,
     "gaussian": GaussianHead,
+    "regression": RegressionHead,
 }
 
 
@@ -65,6 +67,8 @@ def build_eyes(config: TrainConfig, space: Space) -> Perception:
 
 def build_agent(config: TrainConfig, space: Space, eyes: Perception | None = None) -> Agent:
     """An agent on its device, with its optimizers made and its weights drawn by the seed."""
+    if config.agent.algorithm == "bc" and config.online_steps:
+        raise VieError(f"algorithm=bc imitates data alone: give online_steps=0, not {config.online_steps}")
     torch.manual_seed(config.seed)
     eyes = eyes or build_eyes(config, space)
     chunk = config.data.chunk
@@ -75,10 +79,10 @@ def build_agent(config: TrainConfig, space: Space, eyes: Perception | None = Non
 
 def _agent(config: AgentConfig, eyes: Perception, action_dim: int) -> Agent:
     made: Agent
-    if config.algorithm == "parl":
+    if config.algorithm in {"parl", "bc"}:
         head = HEADS[config.policy](eyes.dim, action_dim)
-        own = copy.deepcopy(eyes)
-        made = PARL(eyes, action_dim, config.parl, SeeingPolicy(own, head, config.policy_lr, config.policy_ema))
+        policy = SeeingPolicy(copy.deepcopy(eyes), head, config.policy_lr, config.policy_ema)
+        made = BC(policy) if config.algorithm == "bc" else PARL(eyes, action_dim, config.parl, policy)
     elif config.algorithm == "sac":
         made = SAC(eyes, action_dim, config.sac)
     elif config.algorithm == "iql":
@@ -112,7 +116,8 @@ def _with(config: AgentConfig, **changes: Any) -> AgentConfig:
 
 
 def _section(config: AgentConfig) -> str:
-    return "calql" if config.algorithm == "cql" else config.algorithm
+    # Behaviour cloning has no values: nothing depends on its discount.
+    return {"cql": "calql", "bc": "parl"}.get(config.algorithm, config.algorithm)
 
 
 def device_of(name: str) -> torch.device:

@@ -79,14 +79,14 @@ class AgentConfig:
     Attributes:
         algorithm: ``cql`` is Cal-QL without calibration.
         exploration: Factor of a bonus for novelty; 0 for none (OOO).
-        policy: Of PA-RL.
+        policy: Of PA-RL and behaviour cloning.
         policy_lr: Its learning rate.
         policy_ema: Share of it in the slow copy that is sampled.
     """
 
-    algorithm: Literal["sac", "cql", "calql", "iql", "parl"] = "calql"
+    algorithm: Literal["sac", "cql", "calql", "iql", "parl", "bc"] = "calql"
     exploration: float = 0.0
-    policy: Literal["diffusion", "transformer", "gaussian"] = "diffusion"
+    policy: Literal["diffusion", "transformer", "gaussian", "regression"] = "diffusion"
     policy_lr: float = 5e-5
     policy_ema: float = 0.002
     sac: SACConfig = field(default_factory=SACConfig)

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from rl_encoders.agents.bc import BC
 from rl_encoders.agents.calql import CalQL
 from rl_encoders.agents.exploration import Exploring
 from rl_encoders.agents.iql import IQL
 from rl_encoders.agents.parl import PARL
 from rl_encoders.agents.sac import SAC
 from rl_encoders.replay.trajectory import Space
-from rl_encoders.training.build import bounded_agent, build_agent, build_eyes, gamma_of
+from rl_encoders.training.build import bounded_agent, build_agent, gamma_of
 from rl_encoders.training.settings import RECIPES, parse_train_config
 from tests.rl_encoders.training.worlds import random_walks
 from vie import VieError
@@ -21,7 +22,7 @@ SPACE = Space(
     np.ones(1, np.float32),
 )
 KINDS = {"calql": CalQL, "cql": CalQL, "iql": IQL, "sac": SAC, "ooo_explore": Exploring, "parl_diffusion": PARL}
-KINDS["parl_transformer"] = PARL
+KINDS |= {"parl_transformer": PARL, "bc": BC}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_every_recipe_builds_an_agent_that_learns(recipe, source):
     )
     agent = build_agent(config, SPACE)
     assert type(agent) is KINDS[recipe]
-    assert agent.eyes.dim == 256 + 1
+    assert agent.eyes.dim == (32 if recipe == "bc" else 256) + 1
     kept = agent.eyes.keep(random_walks(1, pixels=True)[0].observations)
     assert kept["pixels"].dtype == torch.float16
     action = agent.act({name: tensor[:2] for name, tensor in kept.items()})
@@ -94,9 +95,10 @@ def test_the_discount_is_that_of_the_agent_that_counts():
         (["encoder.source=vie_single_r18", "environment.cameras=[wrist]"], "there is no 'wrist' to see"),
         (["agent.calql.wieght=3"], "did you mean 'agent.calql.weight'"),
         (["agent.algorithm=dqn"], "bad setting"),
+        (["agent.algorithm=bc", "online_steps=5"], "imitates data alone: give online_steps=0, not 5"),
         (["agent.sac.gamma=1.5"], "agent.sac.gamma=1.5 is out of range"),
     ],
 )
 def test_mistakes_are_named(overrides, message):
     with pytest.raises(VieError, match=message):
-        build_eyes(parse_train_config([], overrides), SPACE)
+        build_agent(parse_train_config([], overrides), SPACE)
