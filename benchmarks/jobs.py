@@ -2,18 +2,16 @@
 
 import json
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
-from benchmarks.transfer.config import TransferConfig, parse_task
-from benchmarks.works import Asked, Command
-from pretrain.config import Config
+from benchmarks.transfer.config import parse_task
+from benchmarks.works import Asked, Command, asked_of
 from pretrain.settings import parse_config
 from pretrain.summary import last_stage
 from vie import VieError
-from vie.settings import flatten
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ class Job:
         """
         return {
             "corpus": self.corpus,
-            "settings": {} if self.hybrid else _told(parse_config(self.recipes, self.settings)),
+            "settings": {} if self.hybrid else asked_of(parse_config(self.recipes, self.settings), _changes_nothing),
             "start": jobs[self.start].to_make(jobs) if self.start else None,
             "hybrid": [jobs[name].to_make(jobs) for name in self.hybrid],
         }
@@ -120,7 +118,7 @@ class Job:
     def to_measure(self) -> list[Asked]:
         """What each command of ``measuring`` is asked for; raises ``VieError`` as ``to_make``."""
         return [
-            {"corpus": transfer.corpus or self.corpus, "settings": _told(parse_task(transfer.task, settings))}
+            {"corpus": transfer.corpus or self.corpus, "settings": asked_of(parse_task(transfer.task, settings))}
             for transfer in self.transfer
             for settings in transfer.by_split()
         ]
@@ -159,13 +157,6 @@ def read_jobs(path: Path) -> dict[str, Job]:
     return jobs
 
 
-def _told(settings: Config | TransferConfig) -> Asked:
-    """The settings that are not the defaults, however they were given: a changed recipe or task shows in them.
-
-    The monitor's are left out, as they change no encoder.
-    """
-    defaults = flatten(asdict(type(settings)()))
-    given = flatten(asdict(settings)).items()
-    told = {key: value for key, value in given if value != defaults[key] and not key.startswith("monitor.")}
-    read_back: Asked = json.loads(json.dumps(told))  # tuples become lists, as in a file
-    return read_back
+def _changes_nothing(key: str) -> bool:
+    """Whether a setting leaves the encoder as it is."""
+    return key.startswith("monitor.")

@@ -5,7 +5,7 @@ import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from signal import Signals
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from vie import VieError
 from vie.files import write_text_atomically
+from vie.settings import flatten
 from vie.stopping import listening
 
 Command = list[str]
@@ -65,6 +66,22 @@ class Work:
         """What has been carried out: ``made`` for which asking, or null, and ``measured`` for which."""
         path = self.folder / DONE
         return {"begun": None, "made": None, "measured": [], **(json.loads(path.read_text()) if path.exists() else {})}
+
+
+def asked_of(settings: Any, left_out: Callable[[str], bool] = lambda key: False) -> Asked:
+    """The settings that are not the defaults, however they were given: a changed recipe shows in them.
+
+    Args:
+        settings: A dataclass with defaults for everything.
+        left_out: Which dotted keys change nothing of what is made.
+    """
+
+    def plain(values: Any) -> Asked:
+        read_back: Asked = json.loads(json.dumps(flatten(asdict(values))))  # tuples become lists, as in a file
+        return read_back
+
+    defaults, given = plain(type(settings)()), plain(settings)
+    return {key: value for key, value in given.items() if value != defaults.get(key, ...) and not left_out(key)}
 
 
 def visible_gpus() -> list[str]:
@@ -182,6 +199,8 @@ class _Crew:
                 process.terminate()
             status = process.wait()
             self.processes.remove(process)
+        if status < 0:
+            raise VieError(f"its process was ended by {Signals(-status).name}; the same command goes on from there")
         if status:
             raise VieError(_last_words(folder / LOG) or f"its process ended with status {status}")
 

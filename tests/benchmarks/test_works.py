@@ -35,12 +35,14 @@ def test_what_fails_is_told_by_its_last_words_and_the_rest_goes_on(tmp_path):
         "b": work(tmp_path / "b", "", needs=["a"]),
         "c": work(tmp_path / "c", ""),
         "d": work(tmp_path / "d", "import os; os._exit(7)"),
+        "e": work(tmp_path / "e", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"),
     }
     errors = carry_out(works, 2)
     assert {key: str(error) for key, error in errors.items()} == {
         "a": "no such thing",
         "b": "a, which it needs, has failed",
         "d": "its process ended with status 7",
+        "e": "its process was ended by SIGKILL; the same command goes on from there",
     }
     assert json.loads((tmp_path / "c" / DONE).read_text())["made"] == {}
 
