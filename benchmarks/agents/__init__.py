@@ -1,0 +1,1 @@
+"""Agents beside each other: jobs over tasks, encoders, methods and seeds, and what they come to."""
