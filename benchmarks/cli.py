@@ -1,4 +1,4 @@
-"""The command line: ``vie-bench transfer | table | control-probe | speed | demo``."""
+"""The command line: ``vie-bench transfer | table | control-probe | agents | speed | demo``."""
 
 import argparse
 import importlib
@@ -22,6 +22,7 @@ SPEEDS = {
     "formats": "ways to keep a corpus",
     "encoders": "an observation beside the bare trunk, and training on kept features",
     "agents": "Cal-QL beside d3rlpy's, through the same trunk",
+    "parl": "PA-RL, frozen and trained trunk: candidates in a second, the trunk's share of an update",
     "hosts": "agents of other libraries with an encoder, beside the same trunk as a plain module",
 }
 SPEED = "; ".join(f"{name}: {what}" for name, what in SPEEDS.items()) + "."
@@ -73,6 +74,7 @@ def run(arguments: Sequence[str]) -> None:
     )
     control.add_argument("--device", default="auto", help="auto, cpu or cuda")
     control.set_defaults(carry_out=_control)
+    _add_agents(commands)
     speed = commands.add_parser("speed", help="measure speed, ours beside its peers", description=SPEED)
     speed.add_argument("measurements", nargs="*", metavar="MEASUREMENT", help="of these (default: all)")
     speed.add_argument(
@@ -96,6 +98,44 @@ def run(arguments: Sequence[str]) -> None:
     elif settings:
         raise VieError(f"unknown arguments {' '.join(settings)}; see `vie-bench {parsed.command} --help`")
     parsed.carry_out(parsed)
+
+
+def _add_agents(commands: "argparse._SubParsersAction[CommandParser]") -> None:
+    agents = commands.add_parser("agents", help="train agents side by side; the same command goes on where it stopped")
+    agents.add_argument("job", type=Path, help="a YAML file, such as benchmarks/small_agents.yaml")
+    agents.add_argument("--run", type=Path, required=True, metavar="DIR", help="folder of data, runs and results")
+    agents.add_argument("--seeds", type=int, default=3, help="how many (%(default)s)")
+    agents.add_argument("--first-seed", type=int, default=0, help="the others follow it (%(default)s)")
+    agents.add_argument("--parallel", type=int, default=1, help="processes at a time, spread over the GPUs")
+    agents.add_argument("--gpus", help="as CUDA_VISIBLE_DEVICES takes them (default: all that are visible)")
+    agents.add_argument(
+        "--given", action="append", default=[], metavar="NAME=PATH", help="an encoder or dataset that the job asks for"
+    )
+    agents.add_argument("--only", default="", metavar="TEXT", help="of the runs seedN/TASK/METHOD/ENCODER, such ones")
+    agents.add_argument("--no-train", action="store_true", help="only tell what finished runs found")
+    agents.set_defaults(carry_out=_agents)
+
+
+def _agents(parsed: argparse.Namespace) -> None:
+    from benchmarks.agents.command import Order, run_agents
+
+    given = dict(one.partition("=")[::2] for one in parsed.given)
+    if wrong := [name for name, path in given.items() if not path]:
+        raise VieError(f"--given {wrong[0]} has no path: write --given NAME=PATH")
+    if parsed.seeds < 1:
+        raise VieError(f"{parsed.seeds} seeds are none: give at least 1")
+    order = Order(
+        parsed.job,
+        parsed.run,
+        range(parsed.first_seed, parsed.first_seed + parsed.seeds),
+        parsed.parallel,
+        parsed.gpus.split(",") if parsed.gpus else (),
+        given,
+        parsed.only,
+        not parsed.no_train,
+    )
+    if errors := run_agents(order):
+        raise VieError("; ".join(errors))
 
 
 def _transfer(parsed: argparse.Namespace) -> None:

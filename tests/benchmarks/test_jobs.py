@@ -18,7 +18,7 @@ from pretrain.settings import parse_config
 from vie import VieError
 
 FOLDER = Path(benchmarks.__file__).parent
-FILES = sorted(path for path in FOLDER.glob("*.yaml"))
+FILES = sorted(path for path in FOLDER.glob("*.yaml") if not path.stem.endswith("_agents"))
 CLAIMS = [path for path in FILES if path.stem.startswith("claim_")]
 
 
