@@ -29,6 +29,11 @@ class Agent(nn.Module):
     critic_optimizer: Optimizer
     actor_optimizer: Optimizer
 
+    @property
+    def imitates(self) -> bool:
+        """Whether its policy learns by imitation alone: of the data first, and online of what the critic has improved."""
+        return False
+
     def __init__(self, eyes: Perception, share_encoder: bool) -> None:
         super().__init__()
         assert isinstance(eyes, nn.Module)
@@ -46,6 +51,14 @@ class Agent(nn.Module):
     def update_with_bonus(self, batch: Batch, bonus: Tensor) -> Metrics:
         """The same with a bonus (B,) for exploration, which bounds of values do not cut (OOO)."""
         return self.update(batch._replace(reward=batch.reward + bonus))
+
+    def imitate(self, batch: Batch) -> Metrics:
+        """Where it imitates: the policy learns the actions of the data."""
+        raise NotImplementedError
+
+    def distil(self, batch: Batch) -> Metrics:
+        """Where it imitates: the policy learns the actions that the critic has improved."""
+        raise NotImplementedError
 
     def choose(self, seen: Mapping[str, Tensor], explore: bool) -> Tensor:
         """Actions (B, A) for what is kept of B observations: drawn to explore, or the best."""

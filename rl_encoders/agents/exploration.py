@@ -39,6 +39,16 @@ class Exploring(Agent):
     def optimizers(self) -> dict[str, Optimizer]:
         return {**super().optimizers(), **self.inner.optimizers()}
 
+    @property
+    def imitates(self) -> bool:
+        return self.inner.imitates
+
+    def imitate(self, batch: Batch) -> Metrics:
+        return self.inner.imitate(batch)
+
+    def distil(self, batch: Batch) -> Metrics:
+        return self.inner.distil(batch)
+
     def seers(self) -> Iterator[tuple[Any, Optimizer | None]]:
         yield from self.inner.seers()
 

@@ -87,16 +87,19 @@ class PARL(Agent):
     def optimizers(self) -> dict[str, Optimizer]:
         return {**super().optimizers(), **self.policy.optimizers()}
 
+    @property
+    def imitates(self) -> bool:
+        return True
+
     def seers(self) -> Iterator[tuple[Any, Optimizer | None]]:
         yield from super().seers()
         yield from self.policy.seers()
 
     def imitate(self, batch: Batch) -> Metrics:
-        """The policy learns the actions of the data."""
         return self.policy.imitate(batch.seen, batch.action, self._shifts(batch))
 
     def distil(self, batch: Batch) -> Metrics:
-        """The policy learns the optimised actions; what was done in the data competes with them."""
+        """The policy learns the optimised actions, with which what was done in the data competes."""
         with torch.no_grad():
             found = self.optimised(self.eyes.vector(batch.seen), batch.seen, also=batch.action)
         action = found.best() if self.config.imitate_best else found.drawn()

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from rl_encoders.agents.agent import Agent, Metrics
-from rl_encoders.agents.parl import PARL
 from rl_encoders.replay.buffer import Replay, joined
 from rl_encoders.rollout import MOST_FAULTS, EpisodeError, World, run_episodes
 from rl_encoders.training.actor import Actor
@@ -110,7 +110,7 @@ class Training:
     def _phases(self, history: History) -> Iterator[bool]:
         """Yields after everything that can be stopped after: whether to evaluate."""
         config = self.config
-        if isinstance(self.agent, PARL):
+        if self.agent.imitates:
             for number in self._counted("imitate", self.imitated, config.imitation_updates, history):
                 self.imitated = number
                 yield False
@@ -136,18 +136,20 @@ class Training:
         learn, phase = self._way("update"), OFFLINE
         if what == "imitate":
             learn, phase = self._way("imitate"), IMITATE
+        data = self.config.data
+        best = self.offline.of_largest_reward() if self.offline and data.extra else None
         for number in tqdm(range(done, count), initial=done, total=count, desc=f"{self.run.name} {what}"):
             assert self.offline is not None
-            data = self.config.data
             batch = self.offline.draw(data.batch, (self.config.seed, phase, number))
-            if data.extra:
-                best = self.offline.of_largest_reward()
+            if best is not None:
                 batch = joined(batch, self.offline.draw(data.extra, (self.config.seed, EXTRA, number), best))
             seeded(self.config.seed, phase, number)
             self.agent.advance(self.updates)
             metrics = learn(batch)
             if (number + 1) % self.config.log_every == 0:
-                self._log(history, metrics, what)
+                # The record counts updates, of which imitation is none.
+                counted = {"imitated": torch.tensor(number + 1)} if what == "imitate" else {}
+                self._log(history, metrics | counted, what)
             yield number + 1
             if (number + 1) % self.config.checkpoint_every == 0:
                 self._save()
@@ -181,7 +183,7 @@ class Training:
             )
             seeded(self.config.seed, OFFLINE, self.updates)
             self.agent.advance(self.updates)
-            metrics = self._way("distil")(batch) if isinstance(self.agent, PARL) else {}
+            metrics = self._way("distil")(batch) if self.agent.imitates else {}
             metrics |= self._way("update")(batch)
             self.updates += 1
             if self.updates % self.config.log_every == 0:

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from rl_encoders.agents.action_optimiser import Improvement
+from rl_encoders.agents.base_policy import GaussianHead, SeeingPolicy
 from rl_encoders.agents.calql import CalQL, CalQLConfig
 from rl_encoders.agents.exploration import Exploring
+from rl_encoders.agents.parl import PARL, PARLConfig
 from rl_encoders.agents.perception import States
 from rl_encoders.training.loop import Training
 from rl_encoders.training.retraining import RESULTS, retrain, value_bounds
@@ -63,6 +66,19 @@ def test_without_a_bonus_it_is_the_agent_itself(tmp_path):
         torch.manual_seed(number)
         agent.update(batch)
     same(plain, agent.inner)
+
+
+def test_an_agent_that_imitates_does_so_while_it_explores(tmp_path):
+    given = PARLConfig(**SMALL, critics=3, candidates=6, action_samples=4, improvement=Improvement(3, 2, 0.05))
+    policy = SeeingPolicy(States({"place": 1}), GaussianHead(1, 1, (32,)), lr=2e-3)
+    agent = Exploring(PARL(States({"place": 1}), 1, given, policy), 1.0, width=16)
+    agent.make_optimizers()
+    before = next(iter(policy.head.state_dict().values())).clone()
+    settings = config(tmp_path, offline_updates=2, online_steps=0, imitation_updates=5)
+    run = Training(settings, agent, filled(data(settings), EYES, torch.device("cpu"), settings.data), [Line()])
+    run.train()
+    assert run.imitated == 5
+    assert not torch.equal(before, next(iter(policy.head.state_dict().values())))
 
 
 def test_what_it_has_seen_becomes_familiar(tmp_path):
