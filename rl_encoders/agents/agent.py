@@ -31,7 +31,7 @@ class Agent(nn.Module):
 
     @property
     def imitates(self) -> bool:
-        """Whether its policy learns by imitation alone: of the data first, and online of what the critic has improved."""
+        """Whether its policy learns by imitation alone: of the data first, online of what the critic has improved."""
         return False
 
     def __init__(self, eyes: Perception, share_encoder: bool) -> None:
