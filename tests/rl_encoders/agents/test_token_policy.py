@@ -108,6 +108,10 @@ class TestSampling:
         assert prompts == B
         assert length > 10
         assert later == [(B * N, 1)] * (A - 1)
+        shapes.clear()
+        policy.rows_at_once = 2 * N + 1  # of what then goes on from the prompts
+        policy.ask(SEEN, N)
+        assert [rows for rows, width in shapes if width > 1] == [2, 1]
 
     @pytest.mark.parametrize("temperature", [1.0, 0.3])
     def test_actions_follow_the_models_chances(self, made, temperature):
@@ -157,6 +161,14 @@ class TestTeaching:
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
         for one, other in zip(*(policy.weights().values() for policy in policies), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+    def test_dropout_is_for_learning_alone(self, made):
+        policy, learning = made(), []
+        policy.model.register_forward_pre_hook(lambda module, given: learning.append(module.training))
+        policy.teach(SEEN, self.actions)
+        policy.ask(SEEN, 1)
+        policy.teach(SEEN, self.actions)
+        assert learning == [True, *[False] * A, True]
 
     def test_lora_alone_is_trained(self, made):
         """In bfloat16, as PA-RL trains OpenVLA; peft keeps what is trained in float32, or small steps would be lost."""
