@@ -1,4 +1,4 @@
-"""The command line: ``vie-rl encode | collect | train | ooo | eval``."""
+"""The command line: ``vie-rl encode | collect | train | ooo | eval | report``."""
 
 import argparse
 import json
@@ -53,6 +53,10 @@ def _add_training(commands: "argparse._SubParsersAction[CommandParser]") -> None
     evaluate.add_argument("run", type=Path, help="its folder")
     evaluate.add_argument("--episodes", type=int, default=20, help="(%(default)s)")
     evaluate.set_defaults(carry_out=_evaluate)
+    report = commands.add_parser("report", help="write one HTML page about one run, or several side by side")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run of train or ooo")
+    report.add_argument("--out", type=Path, help="the page (default: report.html in the first run's folder)")
+    report.set_defaults(carry_out=_report)
 
 
 def _train(parsed: argparse.Namespace) -> None:
@@ -74,6 +78,15 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     from rl_encoders.training.commands import evaluate
 
     print(json.dumps(evaluate(parsed.run, parsed.episodes)))
+
+
+def _report(parsed: argparse.Namespace) -> None:
+    if parsed.settings:
+        raise VieError(f"unknown arguments {' '.join(parsed.settings)}; see `vie-rl report --help`")
+    _need_gymnasium()
+    from rl_encoders.reporting.report import write_report
+
+    print(write_report(parsed.runs, parsed.out or parsed.runs[0] / "report.html"))
 
 
 def _need_gymnasium() -> None:

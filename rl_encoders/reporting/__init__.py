@@ -1,0 +1,1 @@
+"""A run of an agent, or several, as one page with curves, tables and films."""
