@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from jsonargparse import ArgumentParser
 
+from rl_encoders.demonstrators import REPLAY
 from vie import VieError
 
 Entry = TypeVar("Entry")
@@ -20,16 +21,23 @@ class Collected:
     """An offline dataset that ``vie-rl collect`` makes in the task's environment, with the task's pictures and rewards.
 
     Attributes:
-        policy: Of those that the environment has, or ``random``.
-        noise: Standard deviation of what is added to a scripted policy's actions.
+        policy: Of those that the environment has; ``random``; or ``replay:NAME`` of recordings among ``given``.
+        noise: Standard deviation of what is added to scripted and recorded actions.
         episodes: That it holds.
         seed: Of its episodes; agents of all seeds learn from the same data.
+        parallel: Episodes at once.
     """
 
     policy: str = "random"
     noise: float = 0.0
     episodes: int = 20
     seed: int = 0
+    parallel: int = 1
+
+    @property
+    def recorded(self) -> str:
+        """The name of the recordings that are done again; empty if there are none."""
+        return self.policy.removeprefix(REPLAY) if self.policy.startswith(REPLAY) else ""
 
 
 @dataclass(frozen=True)
@@ -225,6 +233,8 @@ def _check(job: Job, path: Path) -> None:
             raise VieError(f"{where} has two datasets: give collect to make one, or data to name one that is there")
         if task.data:
             _check_name(task.data, list(job.given), where, "takes data that is not among given,")
+        if task.collect and task.collect.recorded:
+            _check_name(task.collect.recorded, list(job.given), where, "replays what is not among given,")
         if (task.score == "return") != (task.returns is not None):
             raise VieError(f"{where} is scored by {task.score}: give returns=[least, most] with score=return alone")
         if task.returns and not task.returns[1] > task.returns[0]:

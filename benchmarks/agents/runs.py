@@ -3,12 +3,13 @@
 import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.agents.job import Job, Run, Task
 from benchmarks.works import Asked, Command, Work, asked_of
+from rl_encoders.demonstrators import REPLAY
 from rl_encoders.training.commands import CONFIG_NAME
 from rl_encoders.training.settings import TrainConfig, parse_ooo_config, parse_train_config
 from vie import VieError
@@ -20,7 +21,7 @@ PARSERS: dict[str, Callable[[Sequence[str | Path], Sequence[str]], TrainConfig]]
 }
 """What reads the settings of a command of ``vie-rl``."""
 
-FREE = {"device", "log_every", "checkpoint_every", "encoder.cache", "environment.parallel"}
+FREE = {"device", "films", "log_every", "checkpoint_every", "encoder.cache", "environment.parallel"}
 """Settings that a finished run has no trace of, or that say how fast it went."""
 
 PLACED = {"run", "seed", "dataset", "encoder.source"}
@@ -74,12 +75,11 @@ class Plan:
         for name, what in self.job.given.items():
             if name not in self.given:
                 raise VieError(f"{self.job.name} asks for {name} ({what}): give it as --given {name}=PATH")
-        runs = self.job.runs()
+        runs, digests = self.job.runs(), {name: digest(source) for name, source in self.given.items()}
         found: dict[str, Work] = {}
         for task in dict.fromkeys(run.task for run in runs):
             if self.job.tasks[task].collect:
-                found[_data_key(task)] = self._collecting(task)
-        digests = {name: digest(source) for name, source in self.given.items()}
+                found[_data_key(task)] = self._collecting(task, digests)
         asked = {run: self._asked(run, digests) for run in runs}
         for seed in seeds:
             found |= {self.key(run, seed): self._running(run, seed, asked[run]) for run in runs}
@@ -106,27 +106,22 @@ class Plan:
     def _collected(self, task: str) -> Path:
         return self.out / "data" / task
 
-    def _collecting(self, name: str) -> Work:
+    def _collecting(self, name: str, digests: Mapping[str, str]) -> Work:
         task = self.job.tasks[name]
         assert task.collect is not None
         how = task.collect
+        if how.recorded:
+            how = replace(how, policy=REPLAY + self.given[how.recorded])
         command = [sys.executable, "-m", "rl_encoders", "collect", task.environment, "--out", self.data(name)]
-        command += [
-            f"--policy={how.policy}",
-            f"--noise={how.noise}",
-            f"--episodes={how.episodes}",
-            f"--seed={how.seed}",
-        ]
+        command += [f"--{setting}={value}" for setting, value in asdict(how).items()]
         command += [f"--size={task.size}", f"--reward={task.reward}"]
         command += [] if task.max_steps is None else [f"--max-steps={task.max_steps}"]
 
         def follows(before: Asked) -> None:
             if before["episodes"] > how.episodes:
-                raise VieError(
-                    f"the dataset holds {before['episodes']} episodes, not {how.episodes}: delete its folder"
-                )
+                raise VieError(f"it was to hold {before['episodes']} episodes, not {how.episodes}: delete its folder")
 
-        return Work(f"data of {name}", self._collected(name), _made_of(task), lambda: command, follows=follows)
+        return Work(f"data of {name}", self._collected(name), _made_of(task, digests), lambda: command, follows=follows)
 
     def _running(self, run: Run, seed: int, asked: Asked) -> Work:
         method, task, folder = self.job.methods[run.method], self.job.tasks[run.task], self.folder(run, seed)
@@ -165,7 +160,7 @@ class Plan:
         task, encoder, method = self.job.tasks[run.task], self.job.encoders[run.encoder], self.job.methods[run.method]
         data: Any = None
         if method.offline:
-            data = digests[task.data] if task.data else _made_of(task)
+            data = digests[task.data] if task.data else _made_of(task, digests)
         return {
             "command": method.command,
             "encoder": digests.get(encoder.source, encoder.source),
@@ -191,13 +186,12 @@ def _data_key(task: str) -> str:
     return f"data/{task}"
 
 
-def _made_of(task: Task) -> Asked:
+def _made_of(task: Task, digests: Mapping[str, str]) -> Asked:
     """What decides what a dataset holds that is made here."""
     assert task.collect is not None
-    return {
-        **{name: getattr(task, name) for name in ("environment", "size", "max_steps", "reward")},
-        **asdict(task.collect),
-    }
+    how = {name: value for name, value in asdict(task.collect).items() if name != "parallel"}
+    recordings = {"recordings": digests[task.collect.recorded]} if task.collect.recorded else {}
+    return {name: getattr(task, name) for name in ("environment", "size", "max_steps", "reward")} | how | recordings
 
 
 def _check_same(before: Asked, now: Asked) -> None:

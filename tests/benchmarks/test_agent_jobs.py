@@ -10,6 +10,8 @@ import benchmarks
 from benchmarks.agents.job import Job, Run, read_job
 from benchmarks.agents.runs import Plan, digest
 from rl_encoders.cli import run as vie_rl
+from rl_encoders.training.build import gamma_of
+from rl_encoders.training.settings import OOOConfig
 from vie import VieError
 
 FOLDER = Path(benchmarks.__file__).parent
@@ -80,6 +82,28 @@ def test_jobs_that_come_along_can_be_carried_out(path, tmp_path):
             vie_rl([verb, "--help"])
 
 
+def test_the_agents_of_the_claim_are_on_a_par(tmp_path):
+    """All learn as long, of batches as large, for the same rewards and horizon, but for what a method leaves out."""
+    job = read_job(FOLDER / "claim_agents.yaml")
+    assert len(job.tasks) >= 4
+    plan = Plan(job, tmp_path, dict.fromkeys(job.given, "SOMEWHERE"))
+    configs = {run: plan.config(run) for run in job.runs()}
+    assert len({(one.data.batch, one.data.reward_bias, one.data.failure_reward) for one in configs.values()}) == 1
+    assert len({(one.evaluate_every, one.evaluation_episodes) for one in configs.values()}) == 1
+    assert len({gamma_of(one.agent) for one in configs.values()}) == 1
+    for one in configs.values():
+        assert not isinstance(one, OOOConfig) or gamma_of(one.retrain.agent) == gamma_of(one.agent)
+    lengths = {run.method: (one.offline_updates, one.online_steps) for run, one in configs.items()}
+    offline, online = lengths["calql"]
+    for method, length in lengths.items():
+        assert length == (0 if method == "sac" else offline, 0 if method.startswith("bc") else online)
+    assert {one.imitation_updates for run, one in configs.items() if run.method.startswith("parl")} == {offline}
+    compared = job.comparisons["encoders"]
+    assert {configs[Run(task, "calql", name)].encoder.mode for task in job.tasks for name in compared.encoders} == {
+        *("frozen", "finetune")
+    }
+
+
 def test_a_run_takes_settings_from_all_around_it(tmp_path):
     plan = Plan(read(tmp_path, JOB), tmp_path, GIVEN)
     config = plan.config(Run("pole", "calql", "vie"))
@@ -128,6 +152,16 @@ def test_what_a_run_is_asked_for_holds_contents_and_no_folders(tmp_path):
     assert asked("b", moved) == before
     (moved / "model.safetensors").write_bytes(b"two")
     assert asked("b", moved) != before
+
+
+def test_recordings_are_replayed_from_where_they_lie(tmp_path):
+    (tmp_path / "demos.npz").write_bytes(b"one")
+    job = read(tmp_path, changed("tasks.pole.collect", {"policy": "replay:demos", "noise": 0.1, "parallel": 2}))
+    work = Plan(job, tmp_path, {**GIVEN, "demos": str(tmp_path / "demos.npz")}).works([0])["data/pole"]
+    assert {f"--policy=replay:{tmp_path}/demos.npz", "--noise=0.1", "--parallel=2"} <= set(work.make())
+    assert work.to_make["recordings"] == digest(str(tmp_path / "demos.npz"))
+    assert str(tmp_path) not in str(work.to_make)
+    assert "parallel" not in work.to_make
 
 
 def test_a_digest_is_of_names_and_contents(tmp_path):
@@ -186,6 +220,10 @@ def test_a_run_may_become_longer_and_nothing_else(tmp_path):
             "tasks.door takes data that is not among given, 'demo': did you mean 'demos'",
         ),
         (changed("tasks.door.data"), "calql learns offline, and door has no data: give the task collect or data, or"),
+        (
+            changed("tasks.pole.collect", {"policy": "replay:demo"}),
+            "tasks.pole replays what is not among given, 'demo': did you mean 'demos'",
+        ),
         (changed("tasks.pole.returns"), "tasks.pole is scored by return: give returns="),
         (changed("tasks.pole.score", "success"), "tasks.pole is scored by success: give returns="),
         (changed("tasks.pole.returns", [0, -5]), "tasks.pole has returns from 0 to -5: give [least, most]"),
