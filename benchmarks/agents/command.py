@@ -69,7 +69,7 @@ def run_agents(order: Order) -> list[str]:
     """
     job = read_job(order.job)
     out = order.out.resolve()
-    plan = Plan(job, out, order.given)
+    plan = Plan(job, out, {name: _source(name, path) for name, path in order.given.items()})
     errors = _train(plan, order) if order.train else []
     found: list[Record] = []
     for content in read_results(out / "results"):
@@ -86,6 +86,19 @@ def run_agents(order: Order) -> list[str]:
     draw(job, found, out / "figures")
     print(told)
     return errors
+
+
+def _source(name: str, path: str) -> str:
+    """A path from wherever a process starts, or the name of something as it is.
+
+    Raises:
+        VieError: It is written as a path, and there is none.
+    """
+    if Path(path).exists():
+        return str(Path(path).resolve())
+    if path.startswith(("/", ".", "~")):
+        raise VieError(f"--given {name}={path} is not there: give the path of an encoder or a dataset, or a name")
+    return path
 
 
 def _train(plan: Plan, order: Order) -> list[str]:

@@ -135,6 +135,7 @@ def test_what_fails_is_named_and_done_again_and_the_rest_is_kept(tmp_path, comma
     ("more", "told"),
     [
         (["--given", "vie"], "--given vie has no path: write --given NAME=PATH"),
+        (["--given", "vie=./gone"], r"--given vie=\./gone is not there: give the path of an encoder"),
         (["--given", "vie=X"], "job asks for no vie: it asks for nothing"),
         (["--seeds", "0"], "0 seeds are none: give at least 1"),
         (["--parallel", "0"], "0 runs at a time are none: give at least 1"),
