@@ -45,7 +45,7 @@ def parse_settings(
         for path, content in _layers(recipe, folder):
             layers.setdefault(path, content)  # what lies below several of them is laid once
     for path, content in layers.items():
-        for key, value in flatten(content).items():
+        for key, value in flatten(content, known).items():
             _check_key(key, known, str(path), listed_by)
             arguments.append(f"--{key}={value if isinstance(value, str) else json.dumps(_plain(value), default=str)}")
     for override in overrides:
@@ -120,12 +120,19 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by dotted key; a mapping whose keys are no names is a value."""
+def flatten(tree: Mapping[str, Any], known: Sequence[str] = (), prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key.
+
+    Args:
+        tree: Mappings of mappings of values.
+        known: Keys whose values are taken as they are, be they mappings; an empty mapping always is.
+        prefix: Of all keys.
+    """
     flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        names = isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
-        flat |= flatten(value, f"{prefix}{key}.") if names else {f"{prefix}{key}": value}
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        whole = key in known or not isinstance(value, Mapping) or not value
+        flat |= {key: value} if whole else flatten(value, known, f"{key}.")
     return flat
 
 

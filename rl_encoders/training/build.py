@@ -46,7 +46,7 @@ def build_eyes(config: TrainConfig, space: Space) -> Perception:
         if not lengths:
             raise VieError("the agent sees nothing: give encoder.source, or parts of the state as environment.state")
         return States(lengths)
-    arguments: dict[str, Any] = {"size": given.size} if given.size else {}
+    arguments: dict[str, Any] = given.arguments | ({"size": given.size} if given.size else {})
     encoder = load(
         given.source,
         given.mode,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rl_encoders.agents.calql import CalQLConfig
 from rl_encoders.agents.iql import IQLConfig
@@ -57,6 +57,7 @@ class EncoderConfig:
         cache: Folder of features of a frozen trunk, of use where several runs see the same data; null for none.
         cache_dtype: Of features, there and in the replay.
         most_shift: Pixels that the pictures of a trained trunk are shifted by at most.
+        arguments: Others of ``rl_encoders.load``, or of the network, as {width: 32}.
     """
 
     source: str = ""
@@ -70,6 +71,7 @@ class EncoderConfig:
     cache: str | None = None
     cache_dtype: Literal["float32", "float16"] = "float32"
     most_shift: int = 4
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

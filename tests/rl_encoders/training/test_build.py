@@ -11,7 +11,7 @@ from rl_encoders.agents.iql import IQL
 from rl_encoders.agents.parl import PARL
 from rl_encoders.agents.sac import SAC
 from rl_encoders.replay.trajectory import Space
-from rl_encoders.training.build import bounded_agent, build_agent, gamma_of
+from rl_encoders.training.build import bounded_agent, build_agent, build_eyes, gamma_of
 from rl_encoders.training.settings import RECIPES, parse_train_config
 from tests.rl_encoders.training.worlds import random_walks
 from vie import VieError
@@ -75,6 +75,19 @@ def test_actions_in_chunks_are_longer_and_discounted_over_their_steps():
     agent = build_agent(parse_train_config([], given), SPACE)
     assert agent.config.gamma == pytest.approx(0.729)
     assert agent.act({"place": torch.zeros(2, 1)}).shape == (2, 3)
+
+
+def test_encoders_take_whatever_load_takes(tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "over: calql\nencoder: {source: vie_single_r18, size: 32, mode: partial, arguments: {width: 4},"
+        " train_from: {0: none, 100: all}}\ndevice: cpu\n"
+    )
+    config = parse_train_config([tmp_path / "mine.yaml"], [])
+    eyes = build_eyes(config, SPACE)
+    assert eyes.encoder.trunk.stream.num_features == 32
+    assert eyes.encoder.schedule.trained == {0: "none", 100: "all"}
+    config = parse_train_config([tmp_path / "mine.yaml"], ["encoder.arguments={width: 8}"])
+    assert build_eyes(config, SPACE).encoder.trunk.stream.num_features == 64
 
 
 def test_values_are_bounded_where_no_bounds_are_given():
