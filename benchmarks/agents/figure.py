@@ -61,8 +61,8 @@ def _curves(agents: Sequence[Line], title: str) -> Figure:
     figure = Figure(figsize=(2.6 + 3.2 * len(tasks), 3.0), layout="constrained")
     panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
     for axes, task in zip(panels, tasks, strict=True):
-        for number, line in enumerate(agents):
-            _draw_line(axes, line, task, f"C{number}")
+        for line, colour in zip(agents, _colours(agents), strict=True):
+            _draw_line(axes, line, task, colour)
         axes.axvline(0, color="C7", linestyle=":", linewidth=1)
         axes.set(title=task, xlabel="updates left offline | steps online")
         axes.update_datalim(((0, 0), (0, 1)))
@@ -72,6 +72,13 @@ def _curves(agents: Sequence[Line], title: str) -> Figure:
     handles = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), title=title, frameon=False, loc="outside right upper")
     return figure
+
+
+def _colours(agents: Sequence[Line]) -> list[str]:
+    """One for each method and encoder: agents that were retrained have that of whoever gathered their data."""
+    keys = [(line.records[0].run.method, line.records[0].run.encoder) for line in agents]
+    known = list(dict.fromkeys(keys))
+    return [f"C{known.index(key)}" for key in keys]
 
 
 def _draw_line(axes: Axes, line: Line, task: str, colour: str) -> None:
@@ -93,11 +100,11 @@ def _measures(agents: Sequence[Line], title: str) -> Figure:
     figure = Figure(figsize=(2.4 + 2.2 * len(measures), 1.1 + 0.3 * len(agents)), layout="constrained")
     panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
     for axes, measure in zip(panels, measures, strict=True):
-        for row, line in enumerate(agents):
+        for row, (line, colour) in enumerate(zip(agents, _colours(agents), strict=True)):
             if (whole := line.over_all(measure)) is not None:
                 if whole.interval:
-                    axes.plot(whole.interval, (row, row), color=f"C{row}", linewidth=6, alpha=0.35)
-                axes.plot(whole.iqm, row, "|", color=f"C{row}", markersize=12, markeredgewidth=2)
+                    axes.plot(whole.interval, (row, row), color=colour, linewidth=6, alpha=0.35)
+                axes.plot(whole.iqm, row, "|", color=colour, markersize=12, markeredgewidth=2)
                 means = [float(np.mean(list(seeds.values()))) for seeds in line.values(measure).values()]
                 axes.plot(means, [row] * len(means), ".", color="C7", markersize=3)
         axes.set(title=f"{measure}{' (lower is better)' if measure in LOWER_IS_BETTER else ''}")
