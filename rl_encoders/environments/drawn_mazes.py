@@ -20,13 +20,17 @@ EDGE = 0.25
 """Of a cell: what is shown of the walls around the maze."""
 FASTEST = 5.0
 """Speed that PointMaze allows in each direction."""
+HELD = 4
+"""Steps of the physics that an action lasts: in one, a hundredth of a second, there is little to see."""
 
 Picture = npt.NDArray[np.uint8]
 Place = npt.NDArray[np.float64]
 
 
 def open_environment(task: str, size: int, arguments: Mapping[str, Any]) -> Opened:
-    """Opens ``PointMaze_UMaze-v3`` and its like; the agent feels its velocity, and has to see where it is and the goal.
+    """Opens ``PointMaze_UMaze-v3`` and its like, at 25 actions in a second.
+
+    An agent feels its velocity; it has to see where it is, and where the goal.
 
     Raises:
         VieError: It is no PointMaze.
@@ -45,7 +49,21 @@ def open_environment(task: str, size: int, arguments: Mapping[str, Any]) -> Open
 
     control = WaypointControl(env.unwrapped)
     packages = ("gymnasium", "gymnasium-robotics", "mujoco")
-    return Opened(env, look, None, demonstrations={"waypoint": control}, packages=packages)
+    steps = env.spec.max_episode_steps // HELD
+    return Opened(_Held(env), look, None, steps, {"waypoint": control}, packages)
+
+
+class _Held(gym.Wrapper[Any, Any, Any, Any]):
+    """Every action lasts, unless the task is done before; its rewards are added up."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        total = 0.0
+        for _ in range(HELD):
+            seen, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            if terminated or truncated or info["success"]:
+                break
+        return seen, total, terminated, truncated, info
 
 
 class View:
