@@ -20,6 +20,7 @@ from rl_encoders.agents.perception import Eyes, Perception, States
 from rl_encoders.agents.sac import SAC
 from rl_encoders.loading import load
 from rl_encoders.replay.trajectory import Space
+from rl_encoders.training.seeding import BUILD, SEE, seeded
 from rl_encoders.training.settings import AgentConfig, TrainConfig
 from vie.errors import VieError
 
@@ -32,7 +33,7 @@ HEADS: dict[str, type[PolicyHead]] = {
 
 
 def build_eyes(config: TrainConfig, space: Space) -> Perception:
-    """What an agent sees through, in an environment or on data of some space.
+    """What an agent sees through, in an environment or on data of some space; the same whenever it is built.
 
     Raises:
         VieError: It is to see what is not there, or nothing.
@@ -46,6 +47,8 @@ def build_eyes(config: TrainConfig, space: Space) -> Perception:
         if not lengths:
             raise VieError("the agent sees nothing: give encoder.source, or parts of the state as environment.state")
         return States(lengths)
+    # A trunk without weights is drawn here, and what it has kept of the data is of use to no other.
+    seeded(config.seed, SEE, 0)
     arguments: dict[str, Any] = given.arguments | ({"size": given.size} if given.size else {})
     encoder = load(
         given.source,
@@ -69,8 +72,8 @@ def build_agent(config: TrainConfig, space: Space, eyes: Perception | None = Non
     """An agent on its device, with its optimizers made and its weights drawn by the seed."""
     if config.agent.algorithm == "bc" and config.online_steps:
         raise VieError(f"algorithm=bc imitates data alone: give online_steps=0, not {config.online_steps}")
-    torch.manual_seed(config.seed)
     eyes = eyes or build_eyes(config, space)
+    seeded(config.seed, BUILD, 0)
     chunk = config.data.chunk
     agent = _agent(in_chunks(config.agent, chunk), eyes, chunk * space.action_dim).to(device_of(config.device))
     agent.make_optimizers()

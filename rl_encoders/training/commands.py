@@ -7,19 +7,19 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
+from rl_encoders.agents.perception import Perception
 from rl_encoders.environments import Environment, make_environment
-from rl_encoders.replay.trajectory import Space, Trajectory
+from rl_encoders.replay.trajectory import Space
 from rl_encoders.training.build import bounded_agent, build_agent, build_eyes, gamma_of
+from rl_encoders.training.data import read_data, space_of_run
 from rl_encoders.training.evaluation import evaluate as evaluate_agent
 from rl_encoders.training.evaluation import summary
 from rl_encoders.training.loop import Training, restore
 from rl_encoders.training.retraining import Comparison, retrain, value_bounds
 from rl_encoders.training.settings import TrainConfig, parse_ooo_config, parse_train_config
-from rl_encoders.training.storage import Stored, filled, read_offline
-from rl_encoders.trajectories import open_trajectories
+from rl_encoders.training.storage import Stored, filled
 from vie.errors import VieError
 from vie.files import write_text_atomically
 from vie.settings import dump_settings, flatten
@@ -43,7 +43,9 @@ def train(recipes: Sequence[str | Path], overrides: Sequence[str]) -> dict[str, 
     _need_folder(config)
     _check_same(config)
     with opened_worlds(config) as worlds:
-        return carry_out(config, worlds, *read_data(config, worlds))
+        space = space_of_run(config, worlds)
+        eyes = build_eyes(config, space)
+        return carry_out(config, worlds, space, read_data(config, space, eyes), eyes)
 
 
 def offline_retraining(recipes: Sequence[str | Path], overrides: Sequence[str]) -> Comparison:
@@ -72,8 +74,10 @@ def offline_retraining(recipes: Sequence[str | Path], overrides: Sequence[str]) 
         )
     with opened_worlds(config) as worlds:
         explore = TrainConfig(**own | {"run": str(run / "explore")})
-        space, offline = read_data(explore, worlds)
-        carry_out(explore, worlds, space, offline)
+        space = space_of_run(explore, worlds)
+        eyes = build_eyes(explore, space)
+        offline = read_data(explore, space, eyes)
+        carry_out(explore, worlds, space, offline, eyes)
 
         def train_anew(steps: int, data: list[Stored]) -> dict[str, float]:
             again = config.retrain
@@ -120,51 +124,33 @@ def opened_worlds(config: TrainConfig) -> Iterator[list[Environment]]:
         yield worlds
 
 
-def read_data(config: TrainConfig, worlds: Sequence[Environment]) -> tuple[Space, list[Stored]]:
-    """The space that a run is in, and its offline data as its agent keeps it.
-
-    Raises:
-        VieError: There is neither data nor an environment, or they disagree; names the episode.
-    """
-    trajectories = open_trajectories(config.dataset) if config.dataset else ()
-    if not worlds and not config.dataset:
-        raise VieError("there is nothing to learn from: give dataset, environment.name, or both")
-    space = worlds[0].space if worlds else _space_of(next(iter(trajectories)))
-    eyes = build_eyes(config, space)
-    # Only what the agent sees has to be there.
-    seen = {*config.environment.state, *(config.environment.cameras if config.encoder.source else [])}
-    wanted = Space({name: kind for name, kind in space.observations.items() if name in seen}, space.low, space.high)
-    data = replace(config.data, gamma=gamma_of(config.agent))
-    return space, list(read_offline(trajectories, wanted, eyes, data))
-
-
-def carry_out(config: TrainConfig, worlds: Sequence[Environment], space: Space, data: list[Stored]) -> dict[str, float]:
+def carry_out(
+    config: TrainConfig,
+    worlds: Sequence[Environment],
+    space: Space,
+    data: list[Stored],
+    eyes: Perception | None = None,
+) -> dict[str, float]:
     """Trains a run, or goes on with it.
 
     Args:
         config: Its settings, which are kept beside it.
         worlds: Of ``opened_worlds``.
-        space: Of ``read_data``.
+        space: Of ``space_of_run``.
         data: What it learns offline.
+        eyes: That have seen it and have learned nothing yet; None for others of the same settings, which see alike.
 
     Returns:
         The last evaluation.
     """
     _check_same(config)
     settings = replace(config, data=replace(config.data, gamma=gamma_of(config.agent)))
-    agent = build_agent(config, space)
+    agent = build_agent(config, space, eyes)
     replay = filled(data, agent.eyes, agent.device, settings.data) if data else None
     training = Training(settings, agent, replay, worlds, config.environment.control_hz)
     Path(config.run).mkdir(parents=True, exist_ok=True)
     write_text_atomically(Path(config.run) / CONFIG_NAME, dump_settings(config))
     return training.train() or training.evaluate()
-
-
-def _space_of(trajectory: Trajectory) -> Space:
-    """The space of data without an environment: actions in [-1, 1]."""
-    ones = np.ones(trajectory.actions.shape[1], np.float32)
-    parts = {name: (array.shape[1:], array.dtype) for name, array in trajectory.observations.items()}
-    return Space(parts, -ones, ones)
 
 
 def _need_folder(config: TrainConfig) -> None:

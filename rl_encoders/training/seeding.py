@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-IMITATE, OFFLINE, ONLINE, EVALUATE, EXTRA = range(5)
+IMITATE, OFFLINE, ONLINE, EVALUATE, EXTRA, SEE, BUILD = range(7)
 """What a number is drawn for."""
 
 

@@ -95,6 +95,18 @@ def test_values_are_bounded_where_no_bounds_are_given():
     assert (bounded_agent(config, -1.0, 2.0).calql.q_low, bounded_agent(config, -1.0, 2.0).calql.q_high) == (-1, 5)
 
 
+def test_a_random_trunk_sees_alike_whenever_it_is_built():
+    given = ["encoder.source=vie_single_r18", "encoder.size=32", "encoder.arguments={width: 4}", "device=cpu"]
+
+    def fingerprint(seed):
+        torch.rand(5)  # what has been drawn before does not matter
+        return build_eyes(parse_train_config([], [*given, f"seed={seed}"]), SPACE).encoder.fingerprint()
+
+    assert fingerprint(0) == fingerprint(0) != fingerprint(1)
+    agent = build_agent(parse_train_config([], given), SPACE)
+    assert agent.eyes.encoder.fingerprint() == fingerprint(0)
+
+
 def test_the_discount_is_that_of_the_agent_that_counts():
     config = parse_train_config([], ["agent.algorithm=cql", "agent.calql.gamma=0.9", "agent.iql.gamma=0.8"])
     assert gamma_of(config.agent) == 0.9

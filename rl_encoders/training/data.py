@@ -1,0 +1,47 @@
+"""The offline data of a run, as its agent keeps it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from rl_encoders.agents.perception import Perception
+from rl_encoders.environments import Environment
+from rl_encoders.replay.trajectory import Space, Trajectory
+from rl_encoders.training.build import gamma_of
+from rl_encoders.training.settings import TrainConfig
+from rl_encoders.training.storage import Stored, read_offline
+from rl_encoders.trajectories import open_trajectories
+from vie.errors import VieError
+
+
+def space_of_run(config: TrainConfig, worlds: Sequence[Environment]) -> Space:
+    """What a run's environment gives and takes; without one, what its data holds, with actions in [-1, 1].
+
+    Raises:
+        VieError: There is neither.
+    """
+    if worlds:
+        return worlds[0].space
+    if not config.dataset:
+        raise VieError("there is nothing to learn from: give dataset, environment.name, or both")
+    first: Trajectory | None = next(iter(open_trajectories(config.dataset)), None)
+    if first is None:
+        raise VieError(f"{config.dataset} holds no episodes: give another dataset")
+    ones = np.ones(first.actions.shape[1], np.float32)
+    return Space({name: (part.shape[1:], part.dtype) for name, part in first.observations.items()}, -ones, ones)
+
+
+def read_data(config: TrainConfig, space: Space, eyes: Perception) -> list[Stored]:
+    """Every trajectory of a run's dataset, seen once; none where it has no dataset.
+
+    Raises:
+        VieError: It does not fit the space; names the episode.
+    """
+    if not config.dataset:
+        return []
+    # Only what the agent sees has to be there.
+    seen = {*config.environment.state, *(config.environment.cameras if config.encoder.source else [])}
+    wanted = Space({name: kind for name, kind in space.observations.items() if name in seen}, space.low, space.high)
+    data = replace(config.data, gamma=gamma_of(config.agent))
+    return list(read_offline(open_trajectories(config.dataset), wanted, eyes, data))
