@@ -1,5 +1,6 @@
 """Transitions on the device, every frame once, drawn as functions of a seed and a step."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,10 +13,6 @@ from vie import VieError
 
 Kept = Mapping[str, Tensor]
 """What is kept of observations, by name: pictures, numbers, or features of a frozen trunk."""
-
-
-STEPS = ("action", "reward", "terminal", "mc_return", "age")
-"""What is kept of every step besides what was seen; age: steps since the trajectory began."""
 
 
 class Batch(NamedTuple):
@@ -55,7 +52,8 @@ class Replay:
     """Trajectories on end in tensors of a fixed length; the oldest go first.
 
     A trajectory of T steps takes T + 1 rows: s' of a row is the next one, so no picture is kept twice. Rows are written
-    in the order in which trajectories come, so that the first T rows are what was known after T (OOO's prefix).
+    in the order in which trajectories come, so that the first T rows are what was known after T (OOO's prefix). Of one
+    that is half overwritten, those transitions are left whose clips are there.
     """
 
     def __init__(
@@ -73,9 +71,11 @@ class Replay:
         self.back = {name: torch.tensor(steps, device=self.device) for name, steps in (back or {}).items()}
         self.columns: dict[str, Tensor] = {}
         self.action = self.reward = self.terminal = self.mc_return = self.age = torch.empty(0)
-        self.ends: list[int] = []
+        self.reach = max((max(steps) for steps in (back or {}).values()), default=0)
         self.written = 0
-        self._starts = np.empty(0, np.int64)
+        self._ends: deque[int] = deque()
+        self._oldest = 0
+        self._starts: npt.NDArray[np.int64] | None = None
 
     def add(
         self,
@@ -120,12 +120,14 @@ class Replay:
             column[steps] = torch.as_tensor(values, dtype=torch.float32).to(self.device)
         self.age[where] = torch.arange(length, device=self.device)
         self.written += length
-        self.ends.append(self.written - 1)
-        self._find_starts()
+        self._ends.append(self.written - 1)
+        while self._ends[0] < self.written - self.rows:
+            self._oldest = self._ends.popleft() + 1
+        self._starts = None
 
     def __len__(self) -> int:
         """Transitions that can be drawn."""
-        return len(self._starts)
+        return len(self.starts)
 
     def draw(self, count: int, seed: tuple[int, ...], of: npt.NDArray[np.int64] | None = None) -> Batch:
         """Transitions drawn with replacement, each as likely.
@@ -140,13 +142,13 @@ class Replay:
         """
         if not len(self):
             raise VieError("the replay has no transitions to draw: add a trajectory first")
-        starts = self._starts if of is None else of
+        starts = self.starts if of is None else of
         return self.at(starts[np.random.default_rng(seed).integers(len(starts), size=count)])
 
     def of_largest_reward(self) -> npt.NDArray[np.int64]:
         """Those of ``starts`` whose reward is the largest there is."""
-        rewards = self.reward.cpu().numpy()[self._starts % self.rows]
-        return self._starts[rewards >= rewards.max()]
+        rewards = self.reward.cpu().numpy()[self.starts % self.rows]
+        return self.starts[rewards >= rewards.max()]
 
     def at(self, numbers: npt.NDArray[np.int64]) -> Batch:
         """The transitions that begin at some observations, counted since the first that was ever written."""
@@ -173,30 +175,10 @@ class Replay:
     @property
     def starts(self) -> npt.NDArray[np.int64]:
         """The observations at which transitions begin, counted since the first that was ever written, ascending."""
+        if self._starts is None:
+            # Filling a replay does not ask for them, so that it takes no longer for what it holds already.
+            self._starts = self._found_starts()
         return self._starts
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """All that is kept, to go on exactly."""
-        columns = {f"columns.{name}": tensor for name, tensor in self.columns.items()}
-        facts = {"ends": torch.tensor(self.ends, dtype=torch.int64), "written": torch.tensor(self.written)}
-        steps = {name: getattr(self, name) for name in STEPS}
-        return {**columns, **steps, **facts} if self.columns else facts
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Goes on from ``state_dict``.
-
-        Raises:
-            VieError: It is of a replay of another size.
-        """
-        self.written, self.ends = int(state["written"]), state["ends"].tolist()
-        if "action" in state:
-            if len(state["action"]) != self.rows:
-                raise VieError(f"the replay had {len(state['action'])} rows and now has {self.rows}: give it as many")
-            columns = {name: tensor for name, tensor in state.items() if name.startswith("columns.")}
-            self.columns = {name.removeprefix("columns."): one.to(self.device) for name, one in columns.items()}
-            for name in STEPS:
-                setattr(self, name, state[name].to(self.device))
-        self._find_starts()
 
     def _take_memory(self, kept: Kept, action_dim: int) -> None:
         self.columns = {
@@ -207,9 +189,14 @@ class Replay:
         self.reward, self.terminal, self.mc_return = (torch.zeros(self.rows, device=self.device) for _ in range(3))
         self.age = torch.zeros(self.rows, dtype=torch.int64, device=self.device)
 
-    def _find_starts(self) -> None:
-        # All that are still there but the last of each trajectory; one that is half overwritten has lost its beginning.
+    def _found_starts(self) -> npt.NDArray[np.int64]:
+        if not self._ends:
+            return np.empty(0, np.int64)
         first = max(0, self.written - self.rows)
-        self.ends = [end for end in self.ends if end >= first]
-        every = np.arange(first, self.written)
-        self._starts = np.setdiff1d(every, np.asarray(self.ends, np.int64), assume_unique=True)
+        if self._oldest < first:
+            # It has lost its beginning, and with it the clips that reach back there.
+            first = min(first + self.reach, self._ends[0] + 1)
+        begins = np.ones(self.written - first, bool)
+        ends = np.asarray(self._ends, np.int64)
+        begins[ends[ends >= first] - first] = False
+        return first + np.flatnonzero(begins)
