@@ -93,6 +93,13 @@ class Trajectory:
                     f"{dtype} {list(shape)}",
                     "give the dataset of this environment",
                 )
+            if np.issubdtype(seen.dtype, np.floating) and not np.isfinite(seen).all():
+                step, *part = np.argwhere(~np.isfinite(seen))[0].tolist()
+                place = f" in place {', '.join(map(str, part))}" if part else ""
+                raise self._wrong(
+                    f"has {seen[step, *part]}{place} of the observation {name!r} of step {step}",
+                    "leave it out, or mend it",
+                )
 
     def _wrong(self, what: str, cure: str) -> VieError:
         return VieError(f"{self.name} {what}: {cure}")

@@ -28,6 +28,9 @@ def test_a_good_one():
     assert len(GOOD) == T
 
 
+STRANGE = GOOD.observations["state"].copy()
+STRANGE[3, 1] = np.nan
+
 BAD = {
     "no steps": ({"actions": GOOD.actions[:0]}, "has no steps"),
     "actions": ({"actions": np.zeros((T, 3), np.float32)}, r"actions of \[3\] numbers where the environment takes 2"),
@@ -46,6 +49,10 @@ BAD = {
     "shape": (
         {"observations": {**GOOD.observations, "pixels": np.zeros((T + 1, 3, 8, 8), np.uint8)}},
         r"observations 'pixels' of uint8 \[3, 8, 8\] where the environment gives uint8 \[8, 8, 3\]",
+    ),
+    "NaN observation": (
+        {"observations": {**GOOD.observations, "state": STRANGE}},
+        "nan in place 1 of the observation 'state' of step 3: leave it out, or mend it",
     ),
     "type": (
         {"observations": {**GOOD.observations, "pixels": np.zeros((T + 1, 8, 8, 3), np.float32)}},
