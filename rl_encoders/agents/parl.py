@@ -136,7 +136,8 @@ class PARL(Agent):
             importance_sampling=config.importance_sampling,
             temperature=config.temperature,
         )
-        loss = td_loss + config.weight * gap.mean(dim=1).sum()
+        # The release averages errors over all critics, gaps over those that count: here both are sums over all.
+        loss = td_loss + config.weight * config.critics * gap.mean()
         descend(self.critic_optimizer, loss)
         polyak(self.target, self.critic, config.tau)
         return {

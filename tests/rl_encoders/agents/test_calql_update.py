@@ -11,6 +11,7 @@ import torch
 from rl_encoders.agents.action_optimiser import Candidates
 from rl_encoders.agents.base_policy import BasePolicy
 from rl_encoders.agents.calql import CalQL, CalQLConfig
+from rl_encoders.agents.draws import draw_members
 from rl_encoders.agents.parl import PARL, PARLConfig
 from rl_encoders.agents.perception import States
 from rl_encoders.replay.buffer import Batch
@@ -147,24 +148,35 @@ class Nobody(BasePolicy):
     """Never asked: its improved actions are given."""
 
 
-def test_pa_rl(batch, drawn, monkeypatch):
-    """The release has the logarithm of a mean where this has that of a sum: ln 31 in the loss, none in gradients."""
-    config = PARLConfig(**SMALL, careful=None, activation="relu", layer_norm=False, tau=0.0)
+@pytest.mark.parametrize("careful", [None, 2])
+def test_pa_rl(careful, batch, drawn, monkeypatch):
+    """The release averages errors over E critics and gaps over those that count: E times that is what this has.
+
+    It has the logarithm of a mean where this has that of a sum: ln 31 in the loss, none in gradients.
+    """
+    config = PARLConfig(**SMALL, careful=careful, activation="relu", layer_norm=False, tau=0.0)
     agent = stirred(PARL(States({"s": Z}), A, config, Nobody()))
     agent.make_optimizers()
     current, following = torch.rand(2, B, A) - 0.5
+    members, counted = [], draw_members
+
+    def draw(*given):
+        members.append(counted(*given))
+        return members[-1]
 
     def optimised(state, seen):
         best = current if torch.equal(seen["s"], batch.seen["s"]) else following
         return Candidates(torch.stack([-best, best], dim=1), torch.tensor([[0.0, 1.0]]).expand(B, 2))
 
     monkeypatch.setattr(agent, "optimised", optimised)
+    monkeypatch.setattr("rl_encoders.agents.parl.draw_members", draw)
     monkeypatch.setattr("rl_encoders.agents.parl.descend", lambda optimizer, loss: None)
     found = agent.update(batch)["critic_loss"]
     next_state, random = batch.next_seen["s"], 2 * drawn[0] - 1
-    careful = [min(value(agent.target, i, next_state[b], following[b]) for i in range(E)) for b in range(B)]
+    backing, pushed = (one.tolist() for one in members)
+    assert len(backing) == len(pushed) == (careful or E)
+    careful_values = [min(value(agent.target, i, next_state[b], following[b]) for i in backing) for b in range(B)]
     copies = [actions[:, None].expand(B, N, A) for actions in (current, following)]
-    wanted = 0.0
-    for i in range(E):
-        wanted += temporal(agent, batch, i, careful) + config.weight * gap(agent, batch, i, random, *copies)
-    assert float(found) == pytest.approx(wanted, rel=1e-9)
+    error = sum(temporal(agent, batch, i, careful_values) for i in range(E)) / E
+    excess = sum(gap(agent, batch, i, random, *copies) for i in pushed) / len(pushed)
+    assert float(found) == pytest.approx(E * (error + config.weight * excess), rel=1e-9)
