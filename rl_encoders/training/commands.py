@@ -28,7 +28,7 @@ CONFIG_NAME = "config.yaml"
 
 FREE = (
     *("run", "device", "offline_updates", "online_steps", "evaluate_every", "evaluation_episodes", "log_every"),
-    *("films", "checkpoint_every", "encoder.cache"),
+    *("films", "checkpoint_every", "environment.timeout", "encoder.cache"),
 )
 """Settings that may differ when a run goes on: they change no update that was taken."""
 
@@ -118,7 +118,13 @@ def opened_worlds(config: TrainConfig) -> Iterator[list[Environment]]:
     with ExitStack() as stack:
         for _ in range(given.parallel if given.name else 0):
             world = make_environment(
-                given.name, config.seed, given.size, max_steps=given.max_steps, reward=given.reward
+                given.name,
+                config.seed,
+                given.size,
+                max_steps=given.max_steps,
+                reward=given.reward,
+                timeout=given.timeout,
+                arguments=given.arguments,
             )
             worlds.append(stack.enter_context(closing(world)))
         yield worlds

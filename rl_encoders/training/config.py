@@ -18,6 +18,8 @@ class DataConfig:
         batch: Transitions of an update.
         extra: Transitions of the largest reward that are added to every offline batch (OOO).
         chunk: Actions that are chosen at once and carried out one after another, as one long action.
+        of_another_world: Whether data of ``vie-rl collect`` may be of another environment than the run's, or of the
+            same with other settings.
         mix: Share of the offline data in a batch online; -1 is as much as there is of it.
     """
 
@@ -30,6 +32,7 @@ class DataConfig:
     batch: int = 256
     extra: int = 0
     chunk: int = 1
+    of_another_world: bool = False
     mix: float = 0.5
 
 

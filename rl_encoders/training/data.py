@@ -1,7 +1,9 @@
 """The offline data of a run, as its agent keeps it."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +21,11 @@ def space_of_run(config: TrainConfig, worlds: Sequence[Environment]) -> Space:
     """What a run's environment gives and takes; without one, what its data holds, with actions in [-1, 1].
 
     Raises:
-        VieError: There is neither.
+        VieError: There is neither; or ``vie-rl collect`` recorded the data in another environment.
     """
     if worlds:
+        if config.dataset and not config.data.of_another_world:
+            _check_same_world(config, open_trajectories(config.dataset).facts, worlds[0])
         return worlds[0].space
     if not config.dataset:
         raise VieError("there is nothing to learn from: give dataset, environment.name, or both")
@@ -45,3 +49,19 @@ def read_data(config: TrainConfig, space: Space, eyes: Perception) -> list[Store
     wanted = Space({name: kind for name, kind in space.observations.items() if name in seen}, space.low, space.high)
     data = replace(config.data, gamma=gamma_of(config.agent))
     return list(read_offline(open_trajectories(config.dataset), wanted, eyes, data))
+
+
+def _check_same_world(config: TrainConfig, recorded: Mapping[str, Any], world: Environment) -> None:
+    wanted = world.wanted
+    # Steps as they came out, whoever had set them.
+    own = {"environment": wanted.name, "size": wanted.size, "max_steps": world.max_steps, "reward": wanted.reward}
+    own["arguments"] = json.loads(json.dumps(wanted.arguments))
+    if not config.encoder.source:
+        del own["size"]  # of pictures that nobody sees
+    for name, value in own.items():
+        if recorded.get(name, value) != value:
+            setting = "name" if name == "environment" else name
+            raise VieError(
+                f"{config.dataset} was collected with {name}={recorded[name]!r}, and the run's environment has "
+                f"{value!r}: give environment.{setting} as it was there, or data.of_another_world=true if you mean it"
+            )

@@ -25,6 +25,8 @@ class EnvironmentConfig:
         size: Side of its pictures in pixels.
         max_steps: Of an episode; null is the environment's own.
         reward: ``task``, or ``success``: 1 for success, which ends the episode, and 0 before.
+        arguments: For its own constructor, as {camera_name: corner3}.
+        timeout: Seconds that a step of it may take.
         parallel: Environments, each in a process of its own, in which an evaluation runs at once.
         control_hz: Steps in a second, for encoders of clips.
         cameras: Parts of an observation that are pictures.
@@ -35,6 +37,8 @@ class EnvironmentConfig:
     size: int = 64
     max_steps: int | None = None
     reward: Literal["task", "success"] = "task"
+    arguments: dict[str, Any] = field(default_factory=dict)
+    timeout: float = 60.0
     parallel: int = 1
     control_hz: float = 10.0
     cameras: list[str] = field(default_factory=lambda: ["pixels"])

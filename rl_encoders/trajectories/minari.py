@@ -12,6 +12,8 @@ from vie import VieError
 
 PREFIX = "minari:"
 METADATA = Path("data/metadata.json")
+FACTS = "vie_rl"
+"""In the metadata of a dataset of ``vie-rl collect``: what it is."""
 
 
 def is_minari(folder: Path) -> bool:
@@ -37,8 +39,8 @@ def load(path: str) -> Any:
         raise VieError(f"{path} cannot be opened ({error}): `minari list local` names those on this machine") from error
 
 
-def read(path: str) -> tuple[Callable[[], Iterator[Trajectory]], int]:
-    """What gives the trajectories, and how many there are.
+def read(path: str) -> tuple[Callable[[], Iterator[Trajectory]], int, Mapping[str, Any]]:
+    """What gives the trajectories, how many there are, and what ``vie-rl collect`` recorded of them, if it did.
 
     Actions are brought from the bounds of the dataset's action space into [-1, 1], as environments take them. Parts of
     nested observations are named as in ``robot.hand``; an observation that is no mapping is ``pixels`` or ``state``.
@@ -67,7 +69,7 @@ def read(path: str) -> tuple[Callable[[], Iterator[Trajectory]], int]:
                 bool(episode.terminations[-1]),
             )
 
-    return trajectories, int(data.total_episodes)
+    return trajectories, int(data.total_episodes), data.storage.metadata.get(FACTS, {})
 
 
 def _parts(observations: Any, above: str = "") -> Iterator[tuple[str, Array]]:

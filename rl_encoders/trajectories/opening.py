@@ -1,8 +1,9 @@
 """Datasets of trajectories by their paths."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rl_encoders.replay.trajectory import Trajectory
 from vie import VieError
@@ -18,11 +19,13 @@ class Trajectories:
         name: As they were asked for.
         trajectories: Gives them, each time it is called.
         count: How many there are; None where only reading them tells.
+        facts: What ``vie-rl collect`` recorded of them, as their environment; empty for those of others.
     """
 
     name: str
     trajectories: Callable[[], Iterator[Trajectory]]
     count: int | None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Trajectory]:
         return self.trajectories()

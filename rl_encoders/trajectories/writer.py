@@ -13,12 +13,9 @@ import numpy as np
 from gymnasium import spaces
 
 from rl_encoders.replay.trajectory import Space, Trajectory
-from rl_encoders.trajectories.minari import METADATA
+from rl_encoders.trajectories.minari import FACTS, METADATA
 from vie import VieError
 from vie.files import write_text_atomically
-
-FACTS = "vie_rl"
-"""In the dataset's metadata: what it is."""
 
 
 class MinariWriter:
