@@ -40,6 +40,7 @@ class _Facts:
     space: Space
     spaces: tuple[gym.Space[Any], gym.Space[Any]]
     max_steps: int
+    control_hz: float | None
     policies: tuple[str, ...]
     versions: Mapping[str, str]
 
@@ -86,6 +87,7 @@ class Environment(gym.Env[Parts, npt.NDArray[np.float32]]):
         name: As it was asked for.
         space: What it gives and takes, for ``Trajectory.check``.
         max_steps: After which an episode is truncated.
+        control_hz: Steps in a second of what it simulates; None if it does not tell.
         policies: Names of its scripted policies.
         versions: Of the packages that decide what it does.
     """
@@ -101,7 +103,7 @@ class Environment(gym.Env[Parts, npt.NDArray[np.float32]]):
             self.close()
             raise
         self.space, self.max_steps, self.policies = facts.space, facts.max_steps, facts.policies
-        self.versions = facts.versions
+        self.versions, self.control_hz = facts.versions, facts.control_hz
         self.observation_space, self.action_space = facts.spaces
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Parts, dict[str, Any]]:
@@ -173,6 +175,7 @@ def _make(wanted: Wanted) -> _Facts:
         env.space,
         (env.observation_space, env.action_space),
         env.max_steps,
+        env.control_hz,
         tuple(env.opened.demonstrations),
         versions(env.opened.packages),
     )

@@ -59,6 +59,8 @@ class PlainEnvironment(gym.Env[Parts, npt.NDArray[np.float32]]):
             raise VieError(f"{name} has no step limit, so that an episode may never end: give max_steps")
         self.max_steps = limit
         self.action_space = spaces.Box(-1.0, 1.0, (len(self.own_low),), np.float32)
+        seconds = getattr(opened.env.unwrapped, "dt", None)
+        self.control_hz = 1.0 / seconds if isinstance(seconds, float) and seconds > 0 else None
         self.steps = 0
         self._latest: Any = None
         first = self._begin(seed=0)[0]

@@ -17,6 +17,7 @@ from rl_encoders.training.data import read_data, space_of_run
 from rl_encoders.training.evaluation import evaluate as evaluate_agent
 from rl_encoders.training.evaluation import summary
 from rl_encoders.training.loop import Training, restore
+from rl_encoders.training.rates import check_rates
 from rl_encoders.training.retraining import Comparison, retrain, value_bounds
 from rl_encoders.training.settings import TrainConfig, parse_ooo_config, parse_train_config
 from rl_encoders.training.storage import Stored, filled
@@ -45,6 +46,7 @@ def train(recipes: Sequence[str | Path], overrides: Sequence[str]) -> dict[str, 
     with opened_worlds(config) as worlds:
         space = space_of_run(config, worlds)
         eyes = build_eyes(config, space)
+        check_rates(config, worlds, eyes)
         return carry_out(config, worlds, space, read_data(config, space, eyes), eyes)
 
 
@@ -76,6 +78,7 @@ def offline_retraining(recipes: Sequence[str | Path], overrides: Sequence[str]) 
         explore = TrainConfig(**own | {"run": str(run / "explore")})
         space = space_of_run(explore, worlds)
         eyes = build_eyes(explore, space)
+        check_rates(explore, worlds, eyes)
         offline = read_data(explore, space, eyes)
         carry_out(explore, worlds, space, offline, eyes)
 

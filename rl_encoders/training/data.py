@@ -13,8 +13,13 @@ from rl_encoders.replay.trajectory import Space, Trajectory
 from rl_encoders.training.build import gamma_of
 from rl_encoders.training.settings import TrainConfig
 from rl_encoders.training.storage import Stored, read_offline
-from rl_encoders.trajectories import open_trajectories
+from rl_encoders.trajectories import Trajectories, open_trajectories
 from vie.errors import VieError
+
+
+def open_data(config: TrainConfig) -> Trajectories:
+    """The dataset of a run; raises ``VieError`` as ``open_trajectories``."""
+    return open_trajectories(config.dataset, config.data.demonstrations)
 
 
 def space_of_run(config: TrainConfig, worlds: Sequence[Environment]) -> Space:
@@ -25,11 +30,11 @@ def space_of_run(config: TrainConfig, worlds: Sequence[Environment]) -> Space:
     """
     if worlds:
         if config.dataset and not config.data.of_another_world:
-            _check_same_world(config, open_trajectories(config.dataset).facts, worlds[0])
+            _check_same_world(config, open_data(config).facts, worlds[0])
         return worlds[0].space
     if not config.dataset:
         raise VieError("there is nothing to learn from: give dataset, environment.name, or both")
-    first: Trajectory | None = next(iter(open_trajectories(config.dataset)), None)
+    first: Trajectory | None = next(iter(open_data(config)), None)
     if first is None:
         raise VieError(f"{config.dataset} holds no episodes: give another dataset")
     ones = np.ones(first.actions.shape[1], np.float32)
@@ -48,7 +53,7 @@ def read_data(config: TrainConfig, space: Space, eyes: Perception) -> list[Store
     seen = {*config.environment.state, *(config.environment.cameras if config.encoder.source else [])}
     wanted = Space({name: kind for name, kind in space.observations.items() if name in seen}, space.low, space.high)
     data = replace(config.data, gamma=gamma_of(config.agent))
-    return list(read_offline(open_trajectories(config.dataset), wanted, eyes, data))
+    return list(read_offline(open_data(config), wanted, eyes, data))
 
 
 def _check_same_world(config: TrainConfig, recorded: Mapping[str, Any], world: Environment) -> None:

@@ -1,6 +1,6 @@
 """Episodes of LeRobot's datasets as trajectories."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,8 @@ def is_lerobot(folder: Path) -> bool:
     return (folder / INFO).is_file()
 
 
-def read(path: str, demonstrations: bool) -> tuple[Callable[[], Iterator[Trajectory]], int]:
-    """What gives the trajectories, and how many there are.
+def read(path: str, demonstrations: bool) -> tuple[Callable[[], Iterator[Trajectory]], int, Mapping[str, float | None]]:
+    """What gives the trajectories, how many there are, and how many frames a second has (``fps``).
 
     ``observation.images.NAME`` is ``NAME``, ``observation.image`` is ``pixels`` and ``observation.state`` is ``state``.
     Actions are as they were recorded. A frame is seen before each action and none after the last: an episode that ends
@@ -39,7 +39,7 @@ def read(path: str, demonstrations: bool) -> tuple[Callable[[], Iterator[Traject
         for episode in dataset:
             yield _trajectory(episode, f"{episode.name} of {path}", demonstrations)
 
-    return trajectories, len(dataset)
+    return trajectories, len(dataset), {"fps": dataset.fps}
 
 
 def _trajectory(episode: Episode, name: str, demonstrations: bool) -> Trajectory:
@@ -58,7 +58,7 @@ def _trajectory(episode: Episode, name: str, demonstrations: bool) -> Trajectory
         rewards = np.asarray(episode.numbers[REWARD], np.float32).reshape(length)
         terminal = SUCCESS in episode.numbers and bool(np.ravel(episode.numbers[SUCCESS])[-1])
     else:
-        raise VieError(f"{name} has no rewards ({REWARD}): say that its episodes are demonstrations of success")
+        raise VieError(f"{name} has no rewards ({REWARD}): give data.demonstrations=true if every episode is a success")
     seen: dict[str, Array] = {_short(camera): frames().numpy() for camera, frames in episode.cameras.items()}
     seen |= {
         _short(part): np.asarray(value, np.float32)

@@ -19,7 +19,7 @@ class Trajectories:
         name: As they were asked for.
         trajectories: Gives them, each time it is called.
         count: How many there are; None where only reading them tells.
-        facts: What ``vie-rl collect`` recorded of them, as their environment; empty for those of others.
+        facts: What is told of all of them: what ``vie-rl collect`` recorded, as their environment; LeRobot's ``fps``.
     """
 
     name: str

@@ -73,7 +73,7 @@ def numbers(episode, length):
     return [
         {
             "observation.state": chance.normal(size=4).astype(np.float32).tolist(),
-            "action": chance.normal(size=2).astype(np.float32).tolist(),
+            "action": chance.uniform(-1, 1, size=2).astype(np.float32).tolist(),
             "timestamp": frame / FPS,
             "episode_index": episode,
         }
