@@ -77,7 +77,7 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     _need_gymnasium()
     from rl_encoders.training.commands import evaluate
 
-    print(json.dumps(evaluate(parsed.run, parsed.episodes)))
+    print(json.dumps(evaluate(parsed.run, parsed.episodes, parsed.settings)))
 
 
 def _report(parsed: argparse.Namespace) -> None:

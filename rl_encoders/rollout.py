@@ -18,6 +18,9 @@ Action = npt.NDArray[np.float32]
 Act = Callable[[Parts], Action]
 """What to do, (A,) in [-1, 1], for what is seen."""
 
+Acts = Callable[[Mapping[int, Parts]], Mapping[int, Action]]
+"""What to do for what is seen in several episodes, by their numbers."""
+
 MOST_FAULTS = 3
 """Episodes in a row that may fail: an environment that always does is not tried for ever."""
 
@@ -92,7 +95,7 @@ def run_episode(world: World, act: Act, name: str, seed: int, options: Mapping[s
 
 def run_episodes(
     worlds: Sequence[World],
-    act: Callable[[Mapping[int, Parts]], Mapping[int, Action]],
+    act: Acts,
     names: Sequence[str],
     seeds: Sequence[int],
 ) -> list[Episode]:

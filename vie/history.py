@@ -1,6 +1,7 @@
 """The run's record: one JSON line for each measurement, mirrored to TensorBoard."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,25 @@ from vie.files import write_text_atomically
 
 HISTORY_NAME = "history.jsonl"
 
+Row = dict[str, Any]
+
 
 class History:
     """Appends measurements to ``history.jsonl`` and to TensorBoard's event files; of several ranks the first does."""
 
-    def __init__(self, run: Path, from_step: int, ranks: Ranks = ALONE) -> None:
-        """Opens a run's record at a step; what an interrupted run wrote beyond it is dropped."""
+    def __init__(
+        self, run: Path, from_step: int, ranks: Ranks = ALONE, keep: Callable[[Row], bool] = lambda row: True
+    ) -> None:
+        """Opens a run's record at a step; what an interrupted run wrote beyond it is dropped.
+
+        Args:
+            run: Folder of the run.
+            from_step: The step.
+            ranks: Of the job.
+            keep: Whether a row of a step until then is not beyond it in another way.
+        """
         self._writes = ranks.rank == 0
-        kept = [row for row in read_history(run) if row["step"] <= from_step] if from_step else []
+        kept = [row for row in read_history(run) if row["step"] <= from_step and keep(row)] if from_step else []
         self._known = {(row["step"], name) for row in kept for name in row}
         if not self._writes:
             return

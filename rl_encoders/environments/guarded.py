@@ -95,7 +95,7 @@ class Environment(gym.Env[Parts, npt.NDArray[np.float32]]):
     def __init__(self, wanted: Wanted, seed: int, timeout: float) -> None:
         self.wanted, self.name, self.timeout = wanted, wanted.name, timeout
         self.seed, self.episodes = seed, 0
-        self._pool = ProcessPool(1, context=_context())
+        self._pool = ProcessPool(1, initializer=_on_its_own, context=_context())
         self._end = weakref.finalize(self, _stop, self._pool)
         try:
             facts: _Facts = self._ask(MADE, _make, wanted)
@@ -161,7 +161,7 @@ class Environment(gym.Env[Parts, npt.NDArray[np.float32]]):
     def _renew(self) -> None:
         if not self._pool.active:
             self._end()
-            self._pool = ProcessPool(1, context=_context())
+            self._pool = ProcessPool(1, initializer=_on_its_own, context=_context())
             self._end = weakref.finalize(self, _stop, self._pool)
 
 
@@ -216,6 +216,11 @@ def _context() -> multiprocessing.context.BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["rl_encoders.environments.guarded"])
     return context
+
+
+def _on_its_own() -> None:
+    # A signal to all processes of a job asks it to stop; it needs its environments until it does.
+    os.setsid()
 
 
 def _stop(pool: ProcessPool) -> None:

@@ -5,31 +5,33 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from rl_encoders.agents.perception import Perception
 from rl_encoders.environments import Environment, make_environment
 from rl_encoders.replay.trajectory import Space
+from rl_encoders.training.actor import Actor
 from rl_encoders.training.build import bounded_agent, build_agent, build_eyes, gamma_of
+from rl_encoders.training.checkpoint import load_state
 from rl_encoders.training.data import read_data, space_of_run
 from rl_encoders.training.evaluation import evaluate as evaluate_agent
 from rl_encoders.training.evaluation import summary
-from rl_encoders.training.loop import Training, restore
+from rl_encoders.training.loop import CHECKPOINT, Training
 from rl_encoders.training.rates import check_rates
 from rl_encoders.training.retraining import Comparison, retrain, value_bounds
 from rl_encoders.training.settings import TrainConfig, parse_ooo_config, parse_train_config
 from rl_encoders.training.storage import Stored, filled
+from vie.distributed import ALONE
 from vie.errors import VieError
-from vie.files import write_text_atomically
+from vie.files import locked, write_text_atomically
 from vie.settings import dump_settings, flatten
 
 CONFIG_NAME = "config.yaml"
 
 FREE = (
     *("run", "device", "offline_updates", "online_steps", "evaluate_every", "evaluation_episodes", "log_every"),
-    *("films", "checkpoint_every", "environment.timeout", "encoder.cache"),
+    *("films", "checkpoint_every", "environment.timeout", "encoder.cache", "environment.parallel"),
 )
 """Settings that may differ when a run goes on: they change no update that was taken."""
 
@@ -96,21 +98,29 @@ def offline_retraining(recipes: Sequence[str | Path], overrides: Sequence[str]) 
         return retrain(Path(explore.run), offline, config.retrain.at, train_anew, run)
 
 
-def evaluate(run: Path, episodes: int) -> dict[str, float]:
-    """Evaluates what a run has come to, over some episodes.
+def evaluate(run: Path, episodes: int, overrides: Sequence[str] = ()) -> dict[str, float]:
+    """Evaluates what a run has come to, over some episodes; ``overrides`` may change what changes no update.
 
     Raises:
-        VieError: There is no such run, or it has no environment.
+        VieError: There is no such run, it has no environment, or has learned nothing yet.
     """
     if not (run / CONFIG_NAME).exists():
         raise VieError(f"{run} holds no run: give the folder of one that vie-rl train has begun")
-    config = parse_train_config([run / CONFIG_NAME], [f"run={run}", f"evaluation_episodes={episodes}"])
+    config = parse_train_config([run / CONFIG_NAME], [*overrides, f"run={run}", f"evaluation_episodes={episodes}"])
+    _check_same(config)
     if not config.environment.name:
         raise VieError(f"{run} has no environment to act in: it was trained on data alone")
+    state = load_state(run / CHECKPOINT)
+    if state is None:
+        raise VieError(f"{run} holds no checkpoint yet: train it first")
     with opened_worlds(config) as worlds:
         agent = build_agent(config, worlds[0].space)
-        restore(agent, run)
-        return summary(evaluate_agent(agent, worlds, episodes, config.seed, run.name, config.data.chunk))
+        agent.load_state_dict(state["agent"])
+        return summary(
+            evaluate_agent(
+                lambda: Actor(agent, explore=False, chunk=config.data.chunk), worlds, episodes, config.seed, run.name
+            )
+        )
 
 
 @contextmanager
@@ -152,14 +162,14 @@ def carry_out(
     Returns:
         The last evaluation.
     """
-    _check_same(config)
     settings = replace(config, data=replace(config.data, gamma=gamma_of(config.agent)))
     agent = build_agent(config, space, eyes)
     replay = filled(data, agent.eyes, agent.device, settings.data) if data else None
-    training = Training(settings, agent, replay, worlds, config.environment.control_hz)
-    Path(config.run).mkdir(parents=True, exist_ok=True)
-    write_text_atomically(Path(config.run) / CONFIG_NAME, dump_settings(config))
-    return training.train() or training.evaluate()
+    with locked(Path(config.run), ALONE):
+        _check_same(config)
+        training = Training(settings, agent, replay, worlds, config.environment.control_hz)
+        write_text_atomically(Path(config.run) / CONFIG_NAME, dump_settings(config))
+        return training.train()
 
 
 def _need_folder(config: TrainConfig) -> None:
@@ -171,11 +181,14 @@ def _check_same(config: TrainConfig) -> None:
     path = Path(config.run) / CONFIG_NAME
     if not path.exists():
         return
-    before: dict[str, Any] = flatten(yaml.safe_load(path.read_text()))
-    now = flatten(json.loads(json.dumps(asdict(config))))
-    changed = [key for key in now if key not in FREE and before.get(key, now[key]) != now[key]]
-    if changed:
-        key = changed[0]
-        raise VieError(
-            f"{config.run} is a run with {key}={before[key]}, not {now[key]}: give another run=FOLDER, or that setting"
-        )
+    known = list(flatten(asdict(TrainConfig())))
+    # As they come back from a file, where keys are words.
+    given, default, before = (
+        flatten(json.loads(json.dumps(one)), known)
+        for one in (asdict(config), asdict(TrainConfig()), yaml.safe_load(path.read_text()))
+    )
+    for key, value in (default | before).items():
+        if key not in FREE and key in given and value != given[key]:
+            raise VieError(
+                f"{config.run} is a run with {key}={value}, not {given[key]}: give another run=FOLDER, or that setting"
+            )

@@ -53,7 +53,7 @@ class RunConfig:
         evaluation_episodes: Of each evaluation.
         films: Episodes of each evaluation whose videos are kept.
         log_every: Updates.
-        checkpoint_every: Updates offline, episodes online.
+        checkpoint_every: Updates and episodes. What was collected is on disk before it is learned from.
         device: auto, cpu or cuda.
         mode: How updates run: ``eager``, or replayed from a ``cuda_graph``, where a large GPU would wait for the host.
     """

@@ -1,6 +1,7 @@
 """Updates replayed from CUDA graphs: of small networks a GPU waits longer for its orders than it computes."""
 
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -55,6 +56,27 @@ class Graphed:
             mine.copy_(given)
         self._graph.replay()
         return {name: value.clone() for name, value in self._metrics.items()}
+
+
+class Ways:
+    """The methods of an agent that learn, as a mode has them run."""
+
+    def __init__(self, agent: Agent, mode: Literal["eager", "cuda_graph"]) -> None:
+        """Before its optimizers take or load steps; raises ``VieError`` as ``check_capturable``."""
+        self.agent, self.mode = agent, mode
+        self._graphs: dict[str, Graphed] = {}
+        if mode == "cuda_graph":
+            check_capturable(agent)
+            prepare(agent.optimizers().values())
+
+    def __call__(self, name: str) -> Learn:
+        """A method by its name."""
+        learn: Learn = getattr(self.agent, name)
+        if self.mode == "eager":
+            return learn
+        if name not in self._graphs:
+            self._graphs[name] = Graphed(learn)
+        return self._graphs[name]
 
 
 def prepare(optimizers: Iterable[Optimizer]) -> None:

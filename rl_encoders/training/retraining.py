@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rl_encoders.training.storage import Stored, episodes_until
+from vie.errors import VieError
 from vie.files import write_text_atomically
 from vie.history import read_history
 
@@ -19,7 +20,13 @@ Comparison = dict[str, dict[str, float]]
 
 
 def value_bounds(data: Sequence[Stored], gamma: float) -> tuple[float, float]:
-    """Least and largest discounted sum of rewards like those of the data: r / (1 - gamma)."""
+    """Least and largest discounted sum of rewards like those of the data: r / (1 - gamma).
+
+    Raises:
+        VieError: gamma is 1.
+    """
+    if gamma >= 1:
+        raise VieError(f"a discount of {gamma} bounds no value: give one below 1")
     least = min(float(one.reward.min()) for one in data)
     largest = max(float(one.reward.max()) for one in data)
     return least / (1 - gamma), largest / (1 - gamma)
@@ -44,7 +51,7 @@ def retrain(
     Raises:
         VieError: The run has not come so far.
     """
-    found: Comparison = {}
+    found: Comparison = json.loads((out / RESULTS).read_text()) if (out / RESULTS).exists() else {}
     evaluations = [row for row in read_history(explored) if "return" in row and "environment_steps" in row]
     for steps in at:
         result = train_anew(steps, [*offline, *episodes_until(explored, steps)])
@@ -53,4 +60,4 @@ def retrain(
             result = result | {f"explored_{name}": before[-1][name] for name in result if name in before[-1]}
         found[str(steps)] = result
         write_text_atomically(out / RESULTS, json.dumps(found, indent=2) + "\n")
-    return found
+    return {str(steps): found[str(steps)] for steps in at}

@@ -145,6 +145,7 @@ RANGES: dict[str, tuple[float, float]] = {
         (1, float("inf")),
     ),
     **{f"agent.{kind}.gamma": (0, 1) for kind in ("sac", "calql", "iql", "parl")},
+    **{f"agent.{kind}.expectile": (0, 1) for kind in ("iql", "parl")},
     **{f"agent.{kind}.tau": (0, 1) for kind in ("sac", "calql", "iql", "parl")},
 }
 """Least and greatest values that make sense."""

@@ -118,22 +118,23 @@ def episodes_until(run: Path, steps: int) -> Iterator[Stored]:
         path = episode_path(run, number)
         if not path.exists():
             raise VieError(f"{run} holds {taken} steps of the environment, not {steps}: train it further first")
-        one = load_episode(path)
+        one, _ = load_episode(path)
         taken, number = taken + len(one.action), number + 1
         if taken <= steps:
             yield one
 
 
-def save_episode(path: Path, one: Stored) -> None:
-    """Writes an episode whole, or not at all."""
+def save_episode(path: Path, one: Stored, attempts: int) -> None:
+    """Writes an episode whole, or not at all; with it how many were begun by then."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {KEPT + name: tensor.cpu().contiguous() for name, tensor in one.kept.items()}
     tensors |= {"action": torch.from_numpy(one.action), "reward": torch.from_numpy(one.reward)}
     tensors |= {"mc_return": torch.from_numpy(one.mc_return), "terminal": torch.tensor(one.terminal)}
+    tensors["attempts"] = torch.tensor(attempts)
     write_atomically(path, lambda partial: save_file(tensors, partial))
 
 
-def load_episode(path: Path) -> Stored:
+def load_episode(path: Path) -> tuple[Stored, int]:
     """What ``save_episode`` wrote.
 
     Raises:
@@ -141,13 +142,14 @@ def load_episode(path: Path) -> Stored:
     """
     try:
         tensors = load_file(path)
-        return Stored(
+        one = Stored(
             {name.removeprefix(KEPT): tensor for name, tensor in tensors.items() if name.startswith(KEPT)},
             tensors["action"].numpy(),
             tensors["reward"].numpy(),
             bool(tensors["terminal"]),
             tensors["mc_return"].numpy(),
         )
+        return one, int(tensors["attempts"])
     except Exception as error:  # safetensors raises errors of its own
         raise VieError(
             f"{path} cannot be read ({error}): the run cannot go on without it; begin another run"

@@ -1,16 +1,25 @@
 """Whole runs in a real environment, from recipes and data on disk."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from rl_encoders.cli import main
 from rl_encoders.training.commands import evaluate, offline_retraining, train
 from vie import VieError
+from vie.distributed import ALONE
+from vie.files import locked
 from vie.history import read_history
 
 pytest.importorskip("pygame")
 
+ROOT = Path(__file__).parents[3]
 PENDULUM = [
     *("environment.name=gym:Pendulum-v1", "environment.max_steps=12", "environment.size=32", "device=cpu"),
     *("environment.state=[state]", "data.batch=16", "log_every=10", "evaluation_episodes=2", "evaluate_every=0"),
@@ -48,6 +57,57 @@ def test_offline_data_then_online_through_a_frozen_encoder(tmp_path):
     rows = read_history(run)
     assert rows[-1]["environment_steps"] == 12
     assert evaluate(run, 2) == {name: value for name, value in found.items()}
+
+
+def test_what_decides_a_run_cannot_change_and_the_rest_can(tmp_path, capsys):
+    run = tmp_path / "run"
+    settings = [f"run={run}", *PENDULUM, "encoder.source=vie_single_r18", "encoder.size=32", "online_steps=12"]
+    given = [*settings, "encoder.mode=partial", "encoder.arguments={width: 4}"]
+    train(["sac"], [*given, "encoder.train_from={0: none, 100: all}"])
+    for schedule in ("{0: none, 500: all}", "{0: none}", "last", "{0: none, 100: conv5}"):
+        with pytest.raises(VieError, match=r"is a run with encoder.train_from=.*100.*: give another run=FOLDER"):
+            train(["sac"], [*given, f"encoder.train_from={schedule}"])
+    with pytest.raises(VieError, match=r"is a run with encoder.arguments=\{'width': 4\}, not \{'width': 8\}"):
+        train(
+            ["sac"],
+            [
+                *settings,
+                "encoder.mode=partial",
+                "encoder.arguments={width: 8}",
+                "encoder.train_from={0: none, 100: all}",
+            ],
+        )
+    with pytest.raises(VieError, match="is a run with seed=0, not 9"):
+        evaluate(run, 1, ["seed=9"])
+    with pytest.raises(VieError, match="which is no setting"):
+        evaluate(run, 1, ["bogus=1"])
+    assert evaluate(run, 3, ["environment.parallel=2"])["length"] == 12
+
+
+def test_two_commands_cannot_train_one_run(tmp_path):
+    settings = [f"run={tmp_path / 'run'}", *PENDULUM, "online_steps=12"]
+    train(["sac"], settings)
+    before = (tmp_path / "run/config.yaml").read_text()
+    with locked(tmp_path / "run", ALONE), pytest.raises(VieError, match="another process trains in"):
+        train(["sac"], [*settings, "online_steps=24"])
+    assert (tmp_path / "run/config.yaml").read_text() == before
+
+
+@pytest.mark.long
+def test_a_signal_to_all_processes_of_a_run_leaves_what_can_be_gone_on_with(tmp_path):
+    settings = [*PENDULUM, "environment.max_steps=200", "online_steps=800", "data.batch=8"]
+    command = [sys.executable, "-m", "rl_encoders", "train", "--config=sac", f"run={tmp_path / 'stopped'}", *settings]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    while not (tmp_path / "stopped/episodes/000001.safetensors").exists():
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert "the same command goes on" in process.communicate()[1]
+    assert process.returncode == 128 + signal.SIGTERM
+    train(["sac"], [f"run={tmp_path / 'stopped'}", *settings])
+    train(["sac"], [f"run={tmp_path / 'whole'}", *settings])
+    for number in range(4):
+        one, other = (tmp_path / name / f"episodes/{number:06d}.safetensors" for name in ("stopped", "whole"))
+        assert one.read_bytes() == other.read_bytes()
 
 
 def test_mistakes_are_named(tmp_path):

@@ -121,9 +121,40 @@ def test_killed_between_checkpoints_it_goes_on_from_the_last(tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         killed.train()
     again = Training(config(tmp_path / "killed"), agent(), walks, Line())
-    assert again.episodes == 2
+    assert again.episodes == 3
     again.train()
     same(whole.agent, again.agent)
+
+
+def test_what_was_collected_after_the_last_checkpoint_is_not_collected_again(tmp_path, monkeypatch):
+    walks, rare = random_walks(8), {"checkpoint_every": 1000, "evaluate_every": LENGTH}
+    whole = Training(config(tmp_path / "whole", **rare), agent(), walks, Line())
+    whole.train()
+    killed = Training(config(tmp_path / "killed", **rare), agent(), walks, Line())
+    update = killed.agent.update
+
+    def die(batch):
+        if killed.updates == 40 + 2 * LENGTH + 5:
+            raise KeyboardInterrupt
+        return update(batch)
+
+    monkeypatch.setattr(killed.agent, "update", die)
+    with pytest.raises(KeyboardInterrupt):
+        killed.train()
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "killed/episodes").iterdir()}
+    assert len(kept) == 3
+    world = Line()
+    again = Training(config(tmp_path / "killed", evaluation_episodes=0, **rare), agent(), walks, world)
+    assert (again.updates, again.episodes) == (0, 0)
+    again.train()
+    same(whole.agent, again.agent)
+    assert len(world.resets) == 1
+    for name, content in kept.items():
+        assert (tmp_path / "killed/episodes" / name).read_bytes() == content
+    gained = [row["episode_return"] for row in read_history(tmp_path / "killed") if "episode_return" in row]
+    assert gained == pytest.approx(
+        [row["episode_return"] for row in read_history(tmp_path / "whole") if "episode_return" in row], rel=1e-5
+    )
 
 
 def test_evaluations_change_nothing(tmp_path):
@@ -250,9 +281,41 @@ def test_an_environment_that_always_fails_ends_the_run_whole(tmp_path):
     again = Training(config(tmp_path), agent(), random_walks(8), Line())
     assert again.episodes == 3
     assert again.train()["length"] == LENGTH
+
+
+def test_an_evaluation_that_fails_is_run_again_and_made_up_for(tmp_path, caplog):
+    whole = Training(config(tmp_path / "whole"), agent(), random_walks(8), Line())
+    whole.train()
+    once = Training(config(tmp_path / "once"), agent(), random_walks(8), Flaky({2}))
+    once.train()
+    assert "evaluation 1, step 5: a wheel came off; it is run again" in caplog.text
     with pytest.raises(VieError, match=r"evaluation 1, step 5: a wheel came off"):
-        Training(config(tmp_path / "other"), agent(), random_walks(8), Flaky({2})).train()
-    assert Training(config(tmp_path / "other"), agent(), random_walks(8), Line()).updates == 40
+        Training(config(tmp_path / "often"), agent(), random_walks(8), Flaky({2, 3, 4})).train()
+    often = Training(config(tmp_path / "often"), agent(), random_walks(8), Line())
+    assert (often.updates, often.episodes) == (40, 0)
+    often.train()
+    rows = [
+        [(row["step"], row["return"]) for row in read_history(tmp_path / name) if "return" in row]
+        for name in ("whole", "once", "often")
+    ]
+    assert rows[0] == rows[1] == rows[2]
+    assert rows[0][0][0] == 40
+
+
+def test_an_episode_whose_beginning_fails_is_passed_over(tmp_path):
+    class Shut(Line):
+        def reset(self, *, seed=None, options=None):
+            if len(self.resets) == 1:
+                self.resets.append(seed)
+                raise VieError("the door is shut")
+            return super().reset(seed=seed)
+
+    world = Shut()
+    run = Training(config(tmp_path, evaluation_episodes=0, checkpoint_every=1), agent(), random_walks(8), world)
+    run.train()
+    assert (run.episodes, run.attempts, run.steps) == (4, 5, 4 * LENGTH)
+    assert len(set(world.resets)) == 5
+    assert Training(config(tmp_path), agent(), random_walks(8), Line()).attempts == 5
 
 
 def test_evaluations_in_several_environments_are_those_in_one(tmp_path):
@@ -309,7 +372,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(
         run.agent, "update", lambda batch: {**update(batch), "q": torch.tensor(torch.nan if run.updates > 25 else 0.0)}
     )
-    with pytest.raises(VieError, match=r"q is no number after 2. updates: lower the learning rates"):
+    with pytest.raises(VieError, match=r"q is no number after 30 updates: lower the learning rates"):
         run.train()
     assert json.loads((tmp_path / "checkpoint/state.json").read_text())["tensors"].startswith("state-")
 
@@ -320,6 +383,40 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
         path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(VieError, match=r"checkpoint in .* cannot be read .*: delete the folder to begin anew"):
         Training(config(tmp_path, offline_updates=8, online_steps=0), agent(), random_walks(3))
+
+
+def test_a_signal_in_an_episode_or_an_evaluation_stops_at_once(tmp_path):
+    class Slow(Line):
+        def __init__(self, at):
+            super().__init__()
+            self.at_step, self.taken = at, 0
+
+        def step(self, action):
+            self.taken += 1
+            if self.taken == self.at_step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().step(action)
+
+    whole = Training(config(tmp_path / "whole"), agent(), random_walks(8), Line())
+    whole.train()
+    for steps in (5, 3 * LENGTH + 5):  # in the evaluation of three episodes, in the first episode
+        world = Slow(steps)
+        stopped = Training(config(tmp_path / str(steps)), agent(), random_walks(8), world)
+        with pytest.raises(VieError, match="stopped at step 40 by SIGTERM; the same command goes on"):
+            stopped.train()
+        assert world.taken == steps
+        assert not (tmp_path / str(steps) / "episodes").exists()
+        again = Training(config(tmp_path / str(steps)), agent(), random_walks(8), Line())
+        assert again.updates == 40
+        again.train()
+        same(whole.agent, again.agent)
+
+
+def test_it_ends_where_it_has_acted_and_is_to_act_no_more(tmp_path):
+    Training(config(tmp_path), agent(), random_walks(8), Line()).train()
+    again = Training(config(tmp_path, online_steps=0), agent(), random_walks(8), Line())
+    assert (again.episodes, len(again.online)) == (4, 4 * LENGTH)
+    again.train()
 
 
 def test_a_signal_stops_after_the_update(tmp_path, monkeypatch):
