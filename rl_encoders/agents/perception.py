@@ -42,7 +42,7 @@ class Perception(Protocol):
     augments: bool
 
     def keep(self, observations: Mapping[str, Array]) -> dict[str, Tensor]:
-        """What is stored of the observations (T, ...) of a trajectory: (T, ...) by name."""
+        """What is stored of the observations (T, ...) of a trajectory: (T, ...) by name, on the CPU."""
         ...
 
     def keep_newest(self, histories: Sequence[Sequence[Mapping[str, Array]]]) -> dict[str, Tensor]:
@@ -136,7 +136,8 @@ class Eyes(nn.Module):
         if self.keeps_features:
             for name, frames in pictures.items():
                 clips = (torch.arange(len(frames))[:, None] - torch.from_numpy(self.clip_back)).clamp(min=0)
-                pictures[name] = self._features(frames[rows] for rows in clips.split(CHUNK))
+                # A dataset waits here until all of it is seen, and a replay takes it over then.
+                pictures[name] = self._features(frames[rows] for rows in clips.split(CHUNK)).cpu()
         return {**pictures, **_numbers(observations, heads.proprio or {})}
 
     def keep_newest(self, histories: Sequence[Sequence[Mapping[str, Array]]]) -> dict[str, Tensor]:

@@ -57,17 +57,23 @@ class Replay:
     """
 
     def __init__(
-        self, rows: int, device: torch.device | str = "cpu", back: Mapping[str, Sequence[int]] | None = None
+        self,
+        rows: int,
+        device: torch.device | str = "cpu",
+        back: Mapping[str, Sequence[int]] | None = None,
+        drawn_to: torch.device | str | None = None,
     ) -> None:
         """Makes an empty one; its memory is taken when the first trajectory tells what a row holds.
 
         Args:
             rows: Observations that it has room for.
-            device: On which it keeps and draws them.
+            device: On which it keeps them.
             back: How many steps back each frame of a clip lies, as (4, 2, 0), for what is drawn as clips; before the
                 first observation of a trajectory that one stands in (``rl_encoders.ClipBuffer.back``).
+            drawn_to: The device of what is drawn; None for that on which it keeps them.
         """
         self.rows, self.device = rows, torch.device(device)
+        self.drawn_to = self.device if drawn_to is None else torch.device(drawn_to)
         self.back = {name: torch.tensor(steps, device=self.device) for name, steps in (back or {}).items()}
         self.columns: dict[str, Tensor] = {}
         self.action = self.reward = self.terminal = self.mc_return = self.age = torch.empty(0)
@@ -156,10 +162,7 @@ class Replay:
         return Batch(
             self._seen(rows),
             self._seen((rows + 1).remainder(self.rows)),
-            self.action[rows],
-            self.reward[rows],
-            self.terminal[rows],
-            self.mc_return[rows],
+            *(self._handed(column[rows]) for column in (self.action, self.reward, self.terminal, self.mc_return)),
         )
 
     def _seen(self, rows: Tensor) -> dict[str, Tensor]:
@@ -167,10 +170,16 @@ class Replay:
         for name, column in self.columns.items():
             if name in self.back:
                 back = torch.minimum(self.back[name], self.age[rows][:, None])
-                found[name] = column[(rows[:, None] - back).remainder(self.rows)]
+                found[name] = self._handed(column[(rows[:, None] - back).remainder(self.rows)])
             else:
-                found[name] = column[rows]
+                found[name] = self._handed(column[rows])
         return found
+
+    def _handed(self, drawn: Tensor) -> Tensor:
+        if self.drawn_to == self.device:
+            return drawn
+        # From pinned memory the host need not wait until it is copied.
+        return (drawn.pin_memory() if self.drawn_to.type == "cuda" else drawn).to(self.drawn_to, non_blocking=True)
 
     @property
     def starts(self) -> npt.NDArray[np.int64]:

@@ -31,7 +31,7 @@ CONFIG_NAME = "config.yaml"
 
 FREE = (
     *("run", "device", "offline_updates", "online_steps", "evaluate_every", "evaluation_episodes", "log_every"),
-    *("films", "checkpoint_every", "environment.timeout", "encoder.cache", "environment.parallel"),
+    *("films", "checkpoint_every", "environment.timeout", "data.device", "encoder.cache", "environment.parallel"),
 )
 """Settings that may differ when a run goes on: they change no update that was taken."""
 
@@ -82,7 +82,7 @@ def offline_retraining(recipes: Sequence[str | Path], overrides: Sequence[str]) 
         eyes = build_eyes(explore, space)
         check_rates(explore, worlds, eyes)
         offline = read_data(explore, space, eyes)
-        carry_out(explore, worlds, space, offline, eyes)
+        carry_out(explore, worlds, space, list(offline), eyes)
 
         def train_anew(steps: int, data: list[Stored]) -> dict[str, float]:
             again = config.retrain
@@ -156,7 +156,7 @@ def carry_out(
         config: Its settings, which are kept beside it.
         worlds: Of ``opened_worlds``.
         space: Of ``space_of_run``.
-        data: What it learns offline.
+        data: What it learns offline; the list is emptied.
         eyes: That have seen it and have learned nothing yet; None for others of the same settings, which see alike.
 
     Returns:
@@ -164,7 +164,7 @@ def carry_out(
     """
     settings = replace(config, data=replace(config.data, gamma=gamma_of(config.agent)))
     agent = build_agent(config, space, eyes)
-    replay = filled(data, agent.eyes, agent.device, settings.data) if data else None
+    replay = filled(data, agent.eyes, agent.device, settings.data, emptied=True) if data else None
     with locked(Path(config.run), ALONE):
         _check_same(config)
         training = Training(settings, agent, replay, worlds, config.environment.control_hz)

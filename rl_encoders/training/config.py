@@ -18,6 +18,7 @@ class DataConfig:
         batch: Transitions of an update.
         extra: Transitions of the largest reward that are added to every offline batch (OOO).
         chunk: Actions that are chosen at once and carried out one after another, as one long action.
+        device: Where transitions are kept: auto (that of the agent), cpu or cuda.
         demonstrations: Whether every episode of a LeRobot dataset without rewards succeeds, rewarded by 1 at its end.
         of_another_world: Whether data of ``vie-rl collect`` may be of another environment than the run's, or of the
             same with other settings.
@@ -33,6 +34,7 @@ class DataConfig:
     batch: int = 256
     extra: int = 0
     chunk: int = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     demonstrations: bool = False
     of_another_world: bool = False
     mix: float = 0.5

@@ -14,7 +14,7 @@ from rl_encoders.agents.perception import Perception
 from rl_encoders.agents.returns import monte_carlo_returns
 from rl_encoders.replay.buffer import Replay
 from rl_encoders.replay.trajectory import Space, Trajectory
-from rl_encoders.training.config import DataConfig
+from rl_encoders.training.config import DataConfig, RunConfig
 from vie.errors import VieError
 from vie.files import write_atomically
 
@@ -93,13 +93,46 @@ def read_offline(
         yield stored(trajectory, eyes.keep(trajectory.observations), config)
 
 
-def filled(data: Iterable[Stored], eyes: Perception, device: torch.device, config: DataConfig) -> Replay:
-    """A replay that has room for all of some data, and holds it."""
-    everything = list(data)
-    replay = Replay(max(1, sum(len(one.action) + config.chunk for one in everything)), device, eyes.back)
-    for one in everything:
-        one.put_into(replay, config)
+def new_replay(rows: int, eyes: Perception, device: torch.device, config: DataConfig) -> Replay:
+    """An empty replay where the settings say that replays live, which draws to an agent's device."""
+    lives = device if config.device in {"auto", device.type} else torch.device(config.device)
+    return Replay(rows, lives, eyes.back, device)
+
+
+def filled(
+    data: Iterable[Stored], eyes: Perception, device: torch.device, config: DataConfig, *, emptied: bool = False
+) -> Replay:
+    """A replay that has room for all of some data, and holds it.
+
+    Args:
+        data: In the order in which it is kept.
+        eyes: That have seen it.
+        device: Of the agent that it is drawn for.
+        config: How.
+        emptied: Whether ``data`` is a list that is emptied on the way, so that nothing is held twice.
+    """
+    everything = data if emptied and isinstance(data, list) else list(data)
+    replay = new_replay(max(1, sum(len(one.action) + config.chunk for one in everything)), eyes, device, config)
+    everything.reverse()
+    while everything:
+        everything.pop().put_into(replay, config)
     return replay
+
+
+def rows_needed(config: RunConfig, max_steps: int | None) -> int:
+    """Observations that the replay of a run's own episodes has to hold: never more than ``config.data.rows``.
+
+    However short its episodes are, none is overwritten before that many rows are taken.
+
+    Args:
+        config: Of the run.
+        max_steps: Of an episode; None if nobody says.
+    """
+    if max_steps is None:
+        return config.data.rows
+    # Of an episode, or of each chain of its chunks, as many rows are taken as it has steps, and one for its end; there
+    # are no more chains than steps. The last episode may begin a step before the end.
+    return min(config.data.rows, 2 * (config.online_steps + max_steps))
 
 
 def episode_path(run: Path, number: int) -> Path:
