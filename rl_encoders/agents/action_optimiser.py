@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rl_encoders.agents.checks import at_least
 from rl_encoders.agents.draws import draw_by_logits
+from vie import VieError
 
 Score = Callable[[Tensor], Tensor]
 """Values of n actions for each state: (B, n, |A|) to (B, n)."""
@@ -33,6 +35,13 @@ class Improvement:
     low: float = -1.0
     high: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Raises ``VieError`` for values that make no sense."""
+        at_least(1, **{"improvement.keep": self.keep})
+        at_least(0, **{"improvement.steps": self.steps, "improvement.step_size": self.step_size})
+        if self.low >= self.high:
+            raise VieError(f"improvement.low={self.low} is not below improvement.high={self.high}: give bounds apart")
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -50,9 +59,9 @@ class Candidates:
         """The action of the highest value: (B, |A|)."""
         return self._at(self.values.argmax(dim=1))
 
-    def drawn(self, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-        """One action with the probability softmax(values / temperature): (B, |A|)."""
-        return self._at(draw_by_logits(self.values / temperature, generator))
+    def drawn(self, generator: torch.Generator | None = None) -> Tensor:
+        """One action with the probability softmax(values), as the release draws it: (B, |A|)."""
+        return self._at(draw_by_logits(self.values, generator))
 
     def _at(self, number: Tensor) -> Tensor:
         return self.actions[torch.arange(len(number), device=number.device), number]

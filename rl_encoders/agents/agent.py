@@ -34,10 +34,22 @@ class Agent(nn.Module):
         """Whether its policy learns by imitation alone: of the data first, online of what the critic has improved."""
         return False
 
-    def __init__(self, eyes: Perception, share_encoder: bool) -> None:
+    def __init__(self, eyes: Perception, share_encoder: bool, held: bool = True) -> None:
+        """Takes eyes.
+
+        Args:
+            eyes: Of the critic.
+            share_encoder: Whether the actor has no others.
+            held: Whether the agent holds them itself; False where a part of it does, so that no checkpoint has them
+                twice.
+        """
         super().__init__()
         assert isinstance(eyes, nn.Module)
-        self.eyes: Any = eyes
+        self.eyes: Any
+        if held:
+            self.eyes = eyes
+        else:
+            object.__setattr__(self, "eyes", eyes)
         self.own_eyes: Any = None if share_encoder else of_its_own(eyes)
 
     @property
@@ -98,9 +110,13 @@ class Agent(nn.Module):
         for eyes, optimizer in self.seers():
             eyes.advance(step, optimizer)
 
+    def shifts(self, batch: Batch) -> Tensor | None:
+        """Drawn for a batch's pictures, (B, 2); None where a frozen trunk has seen them as they are."""
+        return self.eyes.shifts(len(batch.action)) if self.eyes.augments else None
+
     def look(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What critic and actor see of s and of s': z and z', then the actor's, under one shift for each transition."""
-        shifts = self.eyes.shifts(len(batch.action)) if self.eyes.augments else None
+        shifts = self.shifts(batch)
         state = self.eyes.vector(batch.seen, shifts)
         with torch.no_grad():
             next_state = self.eyes.vector(batch.next_seen, shifts)

@@ -70,11 +70,11 @@ class AutoregressiveHead(PolicyHead):
         return -F.cross_entropy(logits.transpose(1, 2), bins, reduction="none").sum(dim=1)
 
     @torch.no_grad()
-    def sample(self, state: Tensor, count: int, temperature: float = 1.0) -> Tensor:
+    def sample(self, state: Tensor, count: int) -> Tensor:
         """Draws n actions for each state (B, Z): (B, n, A), each component drawn by its own chance."""
         rows = state.repeat_interleave(count, dim=0)
         bins = torch.empty(len(rows), 0, dtype=torch.long, device=state.device)
         for _ in range(self.action_dim):
-            drawn = draw_by_logits(self.logits(rows, bins)[:, -1] / temperature)
+            drawn = draw_by_logits(self.logits(rows, bins)[:, -1])
             bins = torch.cat([bins, drawn[:, None]], dim=1)
         return self.centres[bins].unflatten(0, (len(state), count))

@@ -44,7 +44,7 @@ class BC(Agent):
 
     def __init__(self, policy: SeeingPolicy) -> None:
         """Takes a policy whose optimizer is yet to be made."""
-        super().__init__(policy.eyes, share_encoder=True)
+        super().__init__(policy.eyes, share_encoder=True, held=False)
         self.policy = policy
 
     def make_optimizers(self) -> None:
@@ -57,8 +57,7 @@ class BC(Agent):
         yield from self.policy.seers()
 
     def update(self, batch: Batch) -> Metrics:
-        shifts = self.eyes.shifts(len(batch.action)) if self.eyes.augments else None
-        return self.policy.imitate(batch.seen, batch.action, shifts)
+        return self.policy.imitate(batch.seen, batch.action, self.shifts(batch))
 
     def choose(self, seen: Mapping[str, Tensor], explore: bool) -> Tensor:
         return self.policy.sample(seen, 1)[:, 0]

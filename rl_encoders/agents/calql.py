@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from rl_encoders.agents.agent import Metrics, descend
+from rl_encoders.agents.checks import at_least
 from rl_encoders.agents.perception import Perception
 from rl_encoders.agents.sac import SAC, SACConfig
 from rl_encoders.replay.buffer import Batch
+from vie import VieError
 
 
 def cql_regularizer(
@@ -104,7 +106,7 @@ class CalQLConfig(SACConfig):
     """Cal-QL; CQL with ``calibrated=False``.
 
     Attributes:
-        backup_entropy: As of SAC; Cal-QL leaves the entropy out.
+        backup_entropy: As of SAC, without ``max_target_backup``; Cal-QL leaves the entropy out.
         calibrated: Whether returns keep values of the policy's actions from falling, offline and online alike.
         action_samples: n, of each of the three kinds.
         weight: Of the regulariser.
@@ -122,6 +124,14 @@ class CalQLConfig(SACConfig):
     importance_sampling: bool = True
     temperature: float = 1.0
     max_target_backup: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, action_samples=self.action_samples)
+        if self.backup_entropy and self.max_target_backup:
+            raise VieError(
+                "backup_entropy=True: the best of several actions has none here, so give max_target_backup=false"
+            )
 
 
 class CalQL(SAC):

@@ -1,17 +1,19 @@
 """Implicit Q-learning: Kostrikov, Nair, Levine, Offline RL with Implicit Q-Learning, ICLR 2022 (arXiv 2110.06169)."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rl_encoders.agents.agent import Agent, Metrics, descend
+from rl_encoders.agents.critics import CriticConfig, bounded, make_critic, make_values, some_of, td_target
 from rl_encoders.agents.gaussian import Gaussian
-from rl_encoders.agents.networks import EnsembleMLP, polyak
+from rl_encoders.agents.networks import Critic, EnsembleMLP, polyak
 from rl_encoders.agents.perception import Perception
-from rl_encoders.agents.sac import SACConfig, bounded, make_critic, make_values, td_target
+from rl_encoders.agents.values import HLGauss, Scalar
 from rl_encoders.replay.buffer import Batch
 
 
@@ -36,19 +38,87 @@ def policy_loss(log_pi: Tensor, weights: Tensor) -> Tensor:
     return -(weights * log_pi).mean()
 
 
-@dataclass(frozen=True)
-class IQLConfig(SACConfig):
-    """Implicit Q-learning; of SAC's settings those of the entropy are of no use here.
+class Implicit(NamedTuple):
+    """Networks that learn of the data's actions alone.
 
     Attributes:
-        policy_lr, critic_lr: As of SAC; the value's is the critic's.
+        critic: E of them.
+        target: Theirs.
+        value: V.
+        values: What the critics' outputs mean.
+    """
+
+    critic: Critic
+    target: Critic
+    value: EnsembleMLP
+    values: Scalar | HLGauss
+
+
+class ImplicitLosses(NamedTuple):
+    """What these learn by.
+
+    Attributes:
+        td_loss: Of the critics.
+        value_loss: Of V.
+        q: (E', B), what the target critics that count say of the data's actions.
+        value: (B,), V(s), without gradient.
+    """
+
+    td_loss: Tensor
+    value_loss: Tensor
+    q: Tensor
+    value: Tensor
+
+
+def implicit_losses(
+    nets: Implicit,
+    config: CriticConfig,
+    expectile: float,
+    batch: Batch,
+    state: Tensor,
+    next_state: Tensor,
+    bonus: Tensor,
+    careful: int | None = None,
+) -> ImplicitLosses:
+    """Equations 5 and 6.
+
+    Args:
+        nets: That learn.
+        config: Their discount, and bounds of values.
+        expectile: tau.
+        batch: Transitions.
+        state: z of s, (B, dim).
+        next_state: z of s'.
+        bonus: (B,), for exploration.
+        careful: Of how many target critics, drawn anew, the lowest counts; None takes all.
+    """
+    with torch.no_grad():
+        next_value = nets.value(next_state)[0, :, 0]
+        # OOO bounds the whole target here, but for the bonus, and what the value learns from.
+        target = bounded(td_target(batch.reward, batch.terminal, next_value, config.gamma), config) + bonus
+        q = bounded(some_of(nets.values.value(nets.target(state, batch.action)), careful), config)
+    value = nets.value(state)[0, :, 0]
+    td_loss = nets.values.loss(nets.critic(state, batch.action), target)
+    return ImplicitLosses(td_loss, value_loss(q, value, expectile), q, value.detach())
+
+
+@dataclass(frozen=True)
+class IQLConfig(CriticConfig):
+    """Implicit Q-learning.
+
+    Attributes:
+        critic_lr: As of any critics; the value's is the same.
+        policy_hidden: Widths of the policy's hidden layers.
+        policy_lr: Learning rate.
+        share_encoder: Whether the actor sees through the critic's encoder, which the critic alone trains.
         expectile: tau.
         temperature: beta: how much better actions count for the policy.
         largest_weight: That an action may have.
     """
 
+    policy_hidden: Sequence[int] = (256, 256)
     policy_lr: float = 3e-4
-    critic_lr: float = 3e-4
+    share_encoder: bool = True
     expectile: float = 0.7
     temperature: float = 3.0
     largest_weight: float = 100.0
@@ -89,24 +159,18 @@ class IQL(Agent):
     def update_with_bonus(self, batch: Batch, bonus: Tensor) -> Metrics:
         config = self.config
         state, next_state, actor_state, _ = self.look(batch)
-        with torch.no_grad():
-            next_value = self.value(next_state)[0, :, 0]
-            # OOO bounds the whole target here, but for the bonus, and what the value learns from.
-            target = bounded(td_target(batch.reward, batch.terminal, next_value, config.gamma), config) + bonus
-            q = bounded(self.values.value(self.target(state, batch.action)), config)
-        value = self.value(state)[0, :, 0]
-        v_loss = value_loss(q, value, config.expectile)
-        td_loss = self.values.loss(self.critic(state, batch.action), target)
-        descend(self.critic_optimizer, v_loss + td_loss)
-        weights = advantage_weights(q, value.detach(), config.temperature, config.largest_weight)
+        nets = Implicit(self.critic, self.target, self.value, self.values)
+        found = implicit_losses(nets, config, config.expectile, batch, state, next_state, bonus)
+        descend(self.critic_optimizer, found.value_loss + found.td_loss)
+        weights = advantage_weights(found.q, found.value, config.temperature, config.largest_weight)
         pi_loss = policy_loss(self.policy.log_prob(actor_state, batch.action), weights)
         descend(self.actor_optimizer, pi_loss)
         polyak(self.target, self.critic, config.tau)
         return {
-            "value_loss": v_loss.detach(),
-            "td_loss": td_loss.detach(),
+            "value_loss": found.value_loss.detach(),
+            "td_loss": found.td_loss.detach(),
             "policy_loss": pi_loss.detach(),
-            "q": q.mean(),
+            "q": found.q.mean(),
             "weight": weights.mean(),
         }
 

@@ -3,28 +3,26 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from rl_encoders.agents.agent import Agent, Metrics, descend
-from rl_encoders.agents.draws import draw_members
+from rl_encoders.agents.checks import at_least, at_most, one_of
+from rl_encoders.agents.critics import CriticConfig, bounded, make_critic, make_values, some_of, td_target
 from rl_encoders.agents.gaussian import TanhGaussian
-from rl_encoders.agents.networks import Critic, polyak
+from rl_encoders.agents.networks import polyak
 from rl_encoders.agents.perception import Perception
-from rl_encoders.agents.values import HLGauss, Scalar
 from rl_encoders.replay.buffer import Batch
-from vie import VieError
+
+ActorValue = Literal["min", "mean"]
 
 
-def td_target(reward: Tensor, terminal: Tensor, next_value: Tensor, gamma: float) -> Tensor:
-    """The target r + gamma (1 - d) V(s'): (B,) of (B,) each; a truncated episode is not terminal."""
-    return reward + gamma * (1 - terminal) * next_value
-
-
-def actor_loss(q: Tensor, log_pi: Tensor, alpha: Tensor) -> Tensor:
-    """E[alpha log pi(a|s) - min_i Q_i(s, a)] for actions of the policy: q (E, B), log_pi (B,)."""
-    return (alpha.detach() * log_pi - q.min(dim=0).values).mean()
+def actor_loss(q: Tensor, log_pi: Tensor, alpha: Tensor, actor_value: ActorValue = "min") -> Tensor:
+    """E[alpha log pi(a|s) - min_i Q_i(s, a)] for actions of the policy, or with the mean: q (E, B), log_pi (B,)."""
+    value = q.min(dim=0).values if actor_value == "min" else q.mean(dim=0)
+    return (alpha.detach() * log_pi - value).mean()
 
 
 def temperature_loss(log_alpha: Tensor, log_pi: Tensor, target_entropy: float) -> Tensor:
@@ -33,44 +31,33 @@ def temperature_loss(log_alpha: Tensor, log_pi: Tensor, target_entropy: float) -
 
 
 @dataclass(frozen=True)
-class SACConfig:
+class SACConfig(CriticConfig):
     """Soft actor-critic.
 
     Attributes:
-        gamma: Discount.
-        tau: Share of the critics in their targets at every update.
-        policy_hidden, critic_hidden: Widths of the hidden layers.
-        critics: E.
+        policy_hidden: Widths of the policy's hidden layers.
         careful: Of how many target critics, drawn anew at every update, the lowest counts; None takes all (REDQ, Chen
             et al. 2021).
-        activation: Of the critics: ``relu``, ``swish`` or ``tanh``.
-        layer_norm: In the critics.
-        normalise_features: Whether what enters the critics' last layer has length 1 (OOO).
-        policy_lr, critic_lr: Learning rates; the temperature's is the policy's, an encoder's the critic's.
+        actor_value: What the policy climbs: the lowest of all critics' values, or their mean, as of REDQ and RLPD.
+        policy_lr: Learning rate; the temperature's too.
         backup_entropy: Whether the target's value holds the policy's entropy.
-        target_entropy: None is -|A|.
+        target_entropy: None is -|A|; RLPD's is half of that.
         share_encoder: Whether the actor sees through the critic's encoder, which the critic alone trains.
-        bins: Of a histogram of values; None for critics that say the value itself.
-        q_low, q_high: Least and largest value there can be: ends of the histogram, bounds of the next state's value.
     """
 
-    gamma: float = 0.99
-    tau: float = 0.005
     policy_hidden: Sequence[int] = (256, 256)
-    critic_hidden: Sequence[int] = (256, 256)
-    critics: int = 2
     careful: int | None = None
-    activation: str = "relu"
-    layer_norm: bool = False
-    normalise_features: bool = False
+    actor_value: ActorValue = "min"
     policy_lr: float = 1e-4
-    critic_lr: float = 3e-4
     backup_entropy: bool = True
     target_entropy: float | None = None
     share_encoder: bool = True
-    bins: int | None = None
-    q_low: float | None = None
-    q_high: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, careful=1 if self.careful is None else self.careful)
+        at_most("critics", self.critics, careful=self.careful)
+        one_of(get_args(ActorValue), actor_value=self.actor_value)
 
 
 class SAC(Agent):
@@ -110,7 +97,7 @@ class SAC(Agent):
         descend(self.critic_optimizer, critic_loss)
         action, log_pi = self.policy.sample(actor_state, 1)
         q = self.values.value(self.critic(state.detach(), action))[..., 0]
-        policy_loss = actor_loss(q, log_pi[:, 0], self.log_alpha.exp())
+        policy_loss = actor_loss(q, log_pi[:, 0], self.log_alpha.exp(), self.config.actor_value)
         descend(self.actor_optimizer, policy_loss)
         descend(self.alpha_optimizer, temperature_loss(self.log_alpha, log_pi, self.target_entropy))
         polyak(self.target, self.critic, self.config.tau)
@@ -145,39 +132,8 @@ class SAC(Agent):
 
     def target_values(self, state: Tensor, action: Tensor) -> Tensor:
         """What the target critics that count say of actions (B, n, |A|): (E', B, n)."""
-        values = self.values.value(self.target(state, action))
-        careful = self.config.careful
-        return values if careful is None else values[draw_members(len(values), careful, values.device)]
+        return some_of(self.values.value(self.target(state, action)), self.config.careful)
 
     def choose(self, seen: Mapping[str, Tensor], explore: bool) -> Tensor:
         state = self.actor_eyes.vector(seen)
         return self.policy.sample(state, 1)[0][:, 0] if explore else self.policy.mode(state)
-
-
-def bounded(value: Tensor, config: SACConfig) -> Tensor:
-    """A value brought between the least and the largest that there can be (OOO)."""
-    low, high = config.q_low, config.q_high
-    return value if low is None and high is None else value.clamp(low, high)
-
-
-def make_values(config: SACConfig) -> Scalar | HLGauss:
-    """What the outputs of an agent's critics mean."""
-    if config.bins is None:
-        return Scalar()
-    if config.q_low is None or config.q_high is None:
-        raise VieError(f"bins={config.bins} needs the ends of the histogram: give q_low and q_high")
-    return HLGauss(config.q_low, config.q_high, config.bins)
-
-
-def make_critic(state_dim: int, action_dim: int, config: SACConfig, outputs: int) -> Critic:
-    """Critics of an agent."""
-    return Critic(
-        state_dim,
-        action_dim,
-        config.critic_hidden,
-        ensemble=config.critics,
-        outputs=outputs,
-        activation=config.activation,
-        layer_norm=config.layer_norm,
-        normalise_features=config.normalise_features,
-    )

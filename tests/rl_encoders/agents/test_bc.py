@@ -1,5 +1,7 @@
 """Behaviour cloning."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -64,3 +66,10 @@ def test_encoders_are_trained_or_not(mode):
     agent.policy.imitate(seen, torch.zeros(9, 1))
     assert (eyes.encoder.fingerprint() == before) == (mode == "frozen")
     eyes.encoder.verify()
+
+
+def test_a_checkpoint_holds_eyes_once():
+    agent = cloned(RegressionHead(4, 1, (8,)), Eyes(load("vie_single_r18", width=4, size=32, project=4), control_hz=10))
+    assert not [name for name in agent.state_dict() if name.startswith("eyes.")]
+    assert [name for name in agent.state_dict() if name.startswith("policy.eyes.")]
+    assert copy.deepcopy(agent).eyes is not agent.eyes

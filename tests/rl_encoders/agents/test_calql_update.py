@@ -169,14 +169,54 @@ def test_pa_rl(careful, batch, drawn, monkeypatch):
         return Candidates(torch.stack([-best, best], dim=1), torch.tensor([[0.0, 1.0]]).expand(B, 2))
 
     monkeypatch.setattr(agent, "optimised", optimised)
-    monkeypatch.setattr("rl_encoders.agents.parl.draw_members", draw)
+    monkeypatch.setattr("rl_encoders.agents.critics.draw_members", draw)
     monkeypatch.setattr("rl_encoders.agents.parl.descend", lambda optimizer, loss: None)
     found = agent.update(batch)["critic_loss"]
     next_state, random = batch.next_seen["s"], 2 * drawn[0] - 1
-    backing, pushed = (one.tolist() for one in members)
+    backing, pushed = (one.tolist() for one in members) if careful else [range(E)] * 2
     assert len(backing) == len(pushed) == (careful or E)
     careful_values = [min(value(agent.target, i, next_state[b], following[b]) for i in backing) for b in range(B)]
     copies = [actions[:, None].expand(B, N, A) for actions in (current, following)]
     error = sum(temporal(agent, batch, i, careful_values) for i in range(E)) / E
     excess = sum(gap(agent, batch, i, random, *copies) for i in pushed) / len(pushed)
     assert float(found) == pytest.approx(E * (error + config.weight * excess), rel=1e-9)
+
+
+@pytest.mark.parametrize("bounds", [{}, {"q_low": -0.3, "q_high": 0.1}])
+def test_pa_rl_with_iqls_critics(bounds, batch, monkeypatch):
+    """Of the data's actions alone: nobody is asked for others."""
+    config = PARLConfig(**SMALL, **bounds, critic="iql", careful=2, expectile=0.8, tau=0.0)
+    agent = stirred(PARL(States({"s": Z}), A, config, Nobody()))
+    for parameter in agent.value.parameters():
+        parameter.data.add_(0.3 * torch.randn_like(parameter))
+    agent.make_optimizers()
+    members, descended = [], []
+
+    def draw(*given):
+        members.append(draw_members(*given))
+        return members[-1]
+
+    monkeypatch.setattr("rl_encoders.agents.critics.draw_members", draw)
+    monkeypatch.setattr("rl_encoders.agents.parl.descend", lambda optimizer, loss: descended.append(optimizer))
+    bonus = torch.rand(B)
+    found = agent.update_with_bonus(batch, bonus)
+    assert descended == [agent.critic_optimizer]
+
+    def cut(number):
+        return min(max(number, bounds["q_low"]), bounds["q_high"]) if bounds else number
+
+    def worth(state):
+        return float(agent.value(state[None]).detach())
+
+    value_loss, td_loss = 0.0, 0.0
+    for b in range(B):
+        state, following = batch.seen["s"][b], batch.next_seen["s"][b]
+        target = float(batch.reward[b]) + (0.0 if batch.terminal[b] else GAMMA * worth(following))
+        for i in range(E):
+            td_loss += (value(agent.critic, i, state, batch.action[b]) - cut(target) - float(bonus[b])) ** 2 / B
+        careful = cut(min(value(agent.target, i, state, batch.action[b]) for i in members[0].tolist()))
+        excess = careful - worth(state)
+        value_loss += abs(0.8 - (excess < 0)) * excess**2 / B
+    assert float(found["td_loss"]) == pytest.approx(td_loss, rel=1e-9)
+    assert float(found["value_loss"]) == pytest.approx(value_loss, rel=1e-9)
+    assert float(found["critic_loss"]) == pytest.approx(td_loss + value_loss, rel=1e-9)

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from rl_encoders.agents import iql, sac
+from rl_encoders.agents import critics, iql, sac
+from rl_encoders.agents.perception import States
 from rl_encoders.agents.values import HLGauss, Scalar
+from rl_encoders.replay.buffer import Batch
 
 B = 6
 
@@ -23,7 +25,7 @@ class TestSAC:
     def test_the_target(self, numbers):
         reward, value = numbers(B), numbers(B)
         terminal = torch.tensor([0.0, 1.0] * 3, dtype=torch.float64)
-        found = sac.td_target(reward, terminal, value, 0.9)
+        found = critics.td_target(reward, terminal, value, 0.9)
         for b in range(B):
             assert float(found[b]) == pytest.approx(float(reward[b]) + (0.9 * float(value[b]) if b % 2 == 0 else 0))
 
@@ -39,6 +41,21 @@ class TestSAC:
         assert float(found.detach()) == pytest.approx(wanted)
         found.backward()
         assert alpha.grad is None
+
+    def test_the_actor_of_many_critics_takes_their_mean(self, numbers):
+        q, log_pi, alpha = numbers(3, B), numbers(B), torch.tensor(0.3, dtype=torch.float64)
+        wanted = np.mean([0.3 * float(log_pi[b]) - sum(float(q[i, b]) for i in range(3)) / 3 for b in range(B)])
+        assert float(sac.actor_loss(q, log_pi, alpha, "mean")) == pytest.approx(wanted)
+
+    @pytest.mark.parametrize("actor_value", ["min", "mean"])
+    def test_an_agents_actor_takes_what_it_is_told_to(self, actor_value, monkeypatch):
+        agent = sac.SAC(States({"s": 1}), 1, sac.SACConfig(critics=4, careful=2, actor_value=actor_value))
+        agent.make_optimizers()
+        given, real = [], sac.actor_loss
+        monkeypatch.setattr(sac, "actor_loss", lambda q, *rest: given.append((len(q), rest[-1])) or real(q, *rest))
+        one = torch.zeros(5)
+        agent.update(Batch({"s": torch.randn(5, 1)}, {"s": torch.randn(5, 1)}, torch.rand(5, 1), one, one, one))
+        assert given == [(4, actor_value)]
 
     def test_entropy_below_its_target_makes_the_temperature_grow(self):
         log_alpha = torch.zeros((), requires_grad=True)

@@ -39,13 +39,15 @@ def made(name, **config):
     return agent
 
 
-@pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize("histogram", [False, True])
-def test_the_critic_picks_good_actions_of_a_policy_that_knows_none(name, histogram, replay):
+HISTOGRAM = {"bins": 31, "q_low": -12.0, "q_high": 2.0}
+KINDS = [*((name, {}) for name in HEADS), ("diffusion", HISTOGRAM)]
+KINDS += [("gaussian", {"critic": "iql"}), ("gaussian", {"critic": "iql", **HISTOGRAM})]
+
+
+@pytest.mark.parametrize(("name", "critics"), KINDS)
+def test_the_critic_picks_good_actions_of_a_policy_that_knows_none(name, critics, replay):
     """The data's actions are random, and so are the policy's; what is done is not."""
-    if histogram and name != "diffusion":
-        pytest.skip("one policy is enough for the other kind of critic")
-    agent = made(name, **({"bins": 31, "q_low": -12.0, "q_high": 2.0} if histogram else {}))
+    agent = made(name, **critics)
     for update in range(120):
         batch = replay.draw(64, (0, update))
         agent.imitate(batch)
@@ -99,6 +101,29 @@ def test_one_optimised_action_counts_as_often_as_it_would_be_drawn(replay):
         state = twin.eyes.vector(batch.seen)
         scores = twin.critic(state, batch.action)  # the members in any order
         torch.testing.assert_close(scores.sort(dim=0).values, q_data.sort(dim=0).values)
+
+
+def test_iqls_critics_go_on_where_they_stopped(replay):
+    """Their value is in the checkpoint, and in the optimizer."""
+
+    def learn(agent, numbers):
+        for number in numbers:
+            torch.manual_seed(number)
+            agent.distil(replay.draw(16, (number,)))
+            agent.update(replay.draw(16, (number,)))
+
+    whole, first = made("gaussian", critic="iql"), made("gaussian", critic="iql")
+    value = copy.deepcopy(whole.value.state_dict())
+    learn(whole, range(6))
+    learn(first, range(3))
+    again = made("gaussian", critic="iql")
+    again.load_state_dict(copy.deepcopy(first.state_dict()))
+    for key, optimizer in again.optimizers().items():
+        optimizer.load_state_dict(copy.deepcopy(first.optimizers()[key].state_dict()))
+    learn(again, range(3, 6))
+    for (key, tensor), other in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(tensor, other), key
+    assert not torch.equal(whole.value.state_dict()["last.weight"], value["last.weight"])
 
 
 def test_critics_learn_of_actions_and_policies_of_demonstrations_alone(replay):
@@ -220,8 +245,3 @@ class TestExternal:
         policy = ExternalPolicy(lambda seen, count: np.zeros((4, count, 7)), lambda *_: 0.0, action_dim=1)
         with pytest.raises(VieError, match=r"gave \(4, 3, 7\) actions.*where \(4, 3, 1\) were asked for"):
             policy.sample(PLACES, 3)
-
-
-def test_densities_are_refused():
-    with pytest.raises(VieError, match="importance_sampling=True: an optimised action has no density"):
-        made("gaussian", importance_sampling=True)
