@@ -1,7 +1,7 @@
 """Any agent with a reward for novelty: OOO's first two phases (Sobol Mark et al. 2023).
 
 The bonus is computed anew whenever a transition is drawn, of the offline data too, which so becomes familiar; what is
-stored stays the reward of the task.
+stored stays the reward of the task. It is measured on what is kept of observations, not on what is learned of them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rl_encoders.agents.agent import Agent, Metrics, descend
+from rl_encoders.agents.novelty import novelty_dim, observed
 from rl_encoders.agents.rnd import RND
 from rl_encoders.replay.buffer import Batch
 
@@ -28,9 +29,9 @@ class Exploring(Agent):
             lr: Learning rate of the predictor.
             width: Of its layers, and of the random network's.
         """
-        super().__init__(inner.eyes, share_encoder=True)
+        super().__init__(inner.eyes, share_encoder=True, held=False)
         self.inner, self.scale, self.lr = inner, scale, lr
-        self.rnd = RND(inner.eyes.dim, width, width)
+        self.rnd = RND(novelty_dim(inner.eyes), width, width)
 
     def make_optimizers(self) -> None:
         self.inner.make_optimizers()
@@ -53,8 +54,7 @@ class Exploring(Agent):
         yield from self.inner.seers()
 
     def update(self, batch: Batch) -> Metrics:
-        with torch.no_grad():
-            seen = self.eyes.vector(batch.next_seen)
+        seen = observed(self.eyes, batch.next_seen)
         loss = self.rnd.loss(seen)
         descend(self.rnd_optimizer, loss)
         bonus = self.rnd.bonus(seen)
