@@ -3,10 +3,9 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from vie import VieError
-from vie.command_line import CommandParser
+from vie.command_line import CommandParser, help_of
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -74,17 +73,15 @@ def _prepare(parsed: argparse.Namespace) -> None:
 
 def _add_train(commands: "argparse._SubParsersAction[CommandParser]") -> None:
     parser = commands.add_parser("train", help="pretrain one stream", add_help=False)
-    parser.add_argument("-h", "--help", action=_TrainHelp, nargs=0, help="show every setting")
+    parser.add_argument("-h", "--help", action=help_of(_settings), nargs=0, help="show every setting")
     parser.add_argument("--config", action="append", default=[], help="a recipe: a YAML file, or one that comes along")
     parser.set_defaults(carry_out=_train)
 
 
-class _TrainHelp(argparse.Action):
-    def __call__(self, *_: object) -> NoReturn:
-        from pretrain.settings import config_parser
+def _settings() -> argparse.ArgumentParser:
+    from pretrain.settings import config_parser
 
-        config_parser().print_help()
-        raise SystemExit(0)
+    return config_parser()
 
 
 def _train(parsed: argparse.Namespace) -> None:

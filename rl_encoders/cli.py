@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from vie.command_line import CommandParser, guard
+from vie.command_line import CommandParser, guard, help_of
 from vie.errors import VieError
 
 
@@ -41,12 +41,18 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _add_training(commands: "argparse._SubParsersAction[CommandParser]") -> None:
-    train = commands.add_parser("train", help="train an agent; the same command goes on where it was stopped")
+    train = commands.add_parser(
+        "train", help="train an agent; the same command goes on where it was stopped", add_help=False
+    )
+    train.add_argument("-h", "--help", action=help_of(_train_settings), nargs=0, help="show every setting")
     train.add_argument("--config", action="append", default=[], help="a recipe: a YAML file, or one that comes along")
     train.set_defaults(carry_out=_train)
     retrain = commands.add_parser(
-        "ooo", help="explore, then train anew on what was found (OOO); the same command goes on where it was stopped"
+        "ooo",
+        help="explore, then train anew on what was found (OOO); the same command goes on where it was stopped",
+        add_help=False,
     )
+    retrain.add_argument("-h", "--help", action=help_of(_retrain_settings), nargs=0, help="show every setting")
     retrain.add_argument("--config", action="append", default=[], help="as of train: ooo, or a file that is over it")
     retrain.set_defaults(carry_out=_retrain)
     evaluate = commands.add_parser("eval", help="evaluate the agent of a run")
@@ -57,6 +63,26 @@ def _add_training(commands: "argparse._SubParsersAction[CommandParser]") -> None
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run of train or ooo")
     report.add_argument("--out", type=Path, help="the page (default: report.html in the first run's folder)")
     report.set_defaults(carry_out=_report)
+
+
+def _train_settings() -> argparse.ArgumentParser:
+    from rl_encoders.training.settings import TrainConfig
+
+    return _settings_of(TrainConfig, "train")
+
+
+def _retrain_settings() -> argparse.ArgumentParser:
+    from rl_encoders.training.settings import OOOConfig
+
+    return _settings_of(OOOConfig, "ooo")
+
+
+def _settings_of(kind: type, command: str) -> argparse.ArgumentParser:
+    from vie.settings import settings_parser
+
+    parser = settings_parser(kind)
+    parser.usage = f"vie-rl {command} --config RECIPE key=value …"
+    return parser
 
 
 def _train(parsed: argparse.Namespace) -> None:

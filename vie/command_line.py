@@ -30,3 +30,18 @@ def guard(program: str, run: Callable[[Sequence[str]], None], arguments: Sequenc
         # Whoever read our output has gone (head, a closed pager).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def help_of(make_parser: Callable[[], argparse.ArgumentParser]) -> type[argparse.Action]:
+    """An action for ``--help`` that shows every setting a command takes.
+
+    Args:
+        make_parser: Makes what knows them, which takes a while.
+    """
+
+    class Help(argparse.Action):
+        def __call__(self, *_: object) -> NoReturn:
+            make_parser().print_help()
+            raise SystemExit(0)
+
+    return Help

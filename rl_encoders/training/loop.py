@@ -14,6 +14,7 @@ from rl_encoders.training.checkpoint import load_state, save_state
 from rl_encoders.training.config import RunConfig
 from rl_encoders.training.evaluation import evaluate, summary
 from rl_encoders.training.films import keep_films
+from rl_encoders.training.finite import check_finite
 from rl_encoders.training.graphed import Ways
 from rl_encoders.training.mixture import draw_mixed
 from rl_encoders.training.progress import Progress
@@ -270,6 +271,7 @@ class Training:
         return self.imitated + self.updates + self.attempts
 
     def _save(self) -> None:
+        check_finite(self.agent)
         optimizers = {name: one.state_dict() for name, one in self.agent.optimizers().items()}
         counts = {name: getattr(self, name) for name in COUNTS}
         state = {"agent": self.agent.state_dict(), "optimizers": optimizers, "counts": counts}

@@ -84,6 +84,17 @@ def test_what_decides_a_run_cannot_change_and_the_rest_can(tmp_path, capsys):
     assert evaluate(run, 3, ["environment.parallel=2"])["length"] == 12
 
 
+@pytest.mark.parametrize("command", ["train", "ooo"])
+def test_help_lists_every_setting(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    told = capsys.readouterr().out
+    assert f"vie-rl {command} --config RECIPE" in told
+    for name in ("encoder.train_from", "agent.parl.improvement.steps", "data.mix"):
+        assert f"--{name}" in told
+    assert ("--retrain.at" in told) == (command == "ooo")
+
+
 def test_two_commands_cannot_train_one_run(tmp_path):
     settings = [f"run={tmp_path / 'run'}", *PENDULUM, "online_steps=12"]
     train(["sac"], settings)
