@@ -13,7 +13,7 @@ from rl_encoders.training.actor import Actor
 from rl_encoders.training.config import DataConfig
 from rl_encoders.training.loop import Training
 from rl_encoders.training.storage import Stored, filled, read_offline
-from tests.rl_encoders.training.test_loop import SMALL, config, same
+from tests.rl_encoders.training.runs import SMALL, config, same
 from tests.rl_encoders.training.worlds import LENGTH, Line, random_walks
 from vie import VieError
 

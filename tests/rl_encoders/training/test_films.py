@@ -12,7 +12,7 @@ from rl_encoders.rollout import Episode
 from rl_encoders.training.films import frames, keep_films, read_films
 from rl_encoders.training.loop import Training
 from rl_encoders.training.storage import filled, read_offline
-from tests.rl_encoders.training.test_loop import agent, config, same
+from tests.rl_encoders.training.runs import agent, config, same
 from tests.rl_encoders.training.worlds import LENGTH, Line, random_walks
 from vie.history import read_history
 

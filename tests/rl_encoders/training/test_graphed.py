@@ -17,7 +17,7 @@ from rl_encoders.training.graphed import Graphed, check_capturable, prepare
 from rl_encoders.training.loop import Training
 from rl_encoders.training.seeding import OFFLINE, seeded
 from rl_encoders.training.storage import filled, read_offline
-from tests.rl_encoders.training.test_loop import agent, config
+from tests.rl_encoders.training.runs import agent, config
 from tests.rl_encoders.training.worlds import Line, random_walks
 from vie import VieError
 

@@ -15,7 +15,7 @@ from rl_encoders.agents.perception import States
 from rl_encoders.training.loop import Training
 from rl_encoders.training.retraining import RESULTS, retrain, value_bounds
 from rl_encoders.training.storage import episodes_until, filled, read_offline
-from tests.rl_encoders.training.test_loop import SMALL, config, same
+from tests.rl_encoders.training.runs import SMALL, config, same
 from tests.rl_encoders.training.worlds import LENGTH, Line, random_walks
 from vie import VieError
 from vie.history import read_history
