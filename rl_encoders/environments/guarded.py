@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +31,7 @@ class Wanted:
     max_steps: int | None
     reward: Reward
     arguments: Mapping[str, Any]
+    parts: Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def make_environment(
     reward: Reward = "task",
     timeout: float = 60.0,
     arguments: Mapping[str, Any] | None = None,
+    parts: Sequence[str] | None = None,
 ) -> "Environment":
     """Makes an environment of any kind.
 
@@ -68,11 +70,12 @@ def make_environment(
         reward: Its own; or 1 for success, which then ends the episode, and 0 before.
         timeout: Seconds that making it, a reset or a step may take.
         arguments: For its own constructor.
+        parts: Of observations that are wanted, by name; it is rendered only for a picture that is. None for all.
 
     Raises:
-        VieError: It cannot be made; an extra is missing, which is named.
+        VieError: It cannot be made, or lacks a part; an extra is missing, which is named.
     """
-    return Environment(Wanted(name, size, max_steps, reward, dict(arguments or {})), seed, timeout)
+    return Environment(Wanted(name, size, max_steps, reward, dict(arguments or {}), parts), seed, timeout)
 
 
 def episode_seed(seed: int, number: int) -> int:
@@ -199,7 +202,7 @@ def _environment(wanted: Wanted) -> PlainEnvironment:
         if not os.environ.get("DISPLAY"):
             os.environ.setdefault("MUJOCO_GL", "egl")
         opened = open_kind(wanted.name, wanted.size, wanted.arguments)
-        _here[""] = PlainEnvironment(wanted.name, opened, wanted.size, wanted.max_steps, wanted.reward)
+        _here[""] = PlainEnvironment(wanted.name, opened, wanted.size, wanted.max_steps, wanted.reward, wanted.parts)
     return _here[""]
 
 

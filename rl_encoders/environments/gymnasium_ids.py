@@ -13,17 +13,31 @@ from vie import VieError
 
 
 def open_environment(task: str, size: int, arguments: Mapping[str, Any]) -> Opened:
-    """Opens ``ID`` or ``MODULE:ID``; it is rendered if its observations hold no picture."""
+    """Opens ``ID`` or ``MODULE:ID``; it can be rendered if its observations hold no picture."""
     plain = gym.make(task, **arguments)
     look, sees = reader(plain.observation_space)
     if sees:
         return Opened(plain, look, None)
-    plain.close()
     try:
         env = gym.make(task, render_mode="rgb_array", **arguments)
     except Exception as error:  # renderers raise errors of many kinds where there is no display or no package
-        raise VieError(f"gym:{task} gives no pictures and cannot be rendered ({error}): install its extras") from error
+        return Opened(_Unseen(plain, f"gym:{task}", error), look, "pixels")
+    plain.close()
     return Opened(env, look, "pixels")
+
+
+class _Unseen(gym.Wrapper[Any, Any, Any, Any]):
+    """Cannot be rendered, which matters to those alone who want its pictures."""
+
+    def __init__(self, env: gym.Env[Any, Any], name: str, error: Exception) -> None:
+        super().__init__(env)
+        self.name, self.error = name, error
+
+    def render(self) -> Any:
+        raise VieError(
+            f"{self.name} gives no pictures and cannot be rendered ({self.error}): install its extras, or do without "
+            "pictures"
+        ) from self.error
 
 
 def reader(space: spaces.Space[Any]) -> tuple[Callable[[Any], Mapping[str, Array]], bool]:

@@ -1,6 +1,6 @@
 """An environment whose observations are named parts and whose actions lie in [-1, 1], checked at every step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -33,7 +33,13 @@ class PlainEnvironment(gym.Env[Parts, npt.NDArray[np.float32]]):
     """In this process: what raises or hangs does so here."""
 
     def __init__(
-        self, name: str, opened: Opened, size: int, max_steps: int | None = None, reward: Reward = "task"
+        self,
+        name: str,
+        opened: Opened,
+        size: int,
+        max_steps: int | None = None,
+        reward: Reward = "task",
+        parts: Sequence[str] | None = None,
     ) -> None:
         """Wraps an environment.
 
@@ -43,11 +49,12 @@ class PlainEnvironment(gym.Env[Parts, npt.NDArray[np.float32]]):
             size: Side of the pictures in pixels.
             max_steps: After which an episode is truncated; by default as the environment has it.
             reward: Its own; or 1 for success, which then ends the episode, and 0 before.
+            parts: Of observations that are wanted; it is rendered only for a picture that is. None for all.
 
         Raises:
-            VieError: Its actions are not bounded numbers, or its episodes may never end.
+            VieError: Its actions are not bounded numbers, its episodes may never end, or it lacks a part.
         """
-        self.name, self.opened, self.size, self.reward = name, opened, size, reward
+        self.name, self.opened, self.size, self.reward, self.parts = name, opened, size, reward, parts
         own = opened.env.action_space
         if not isinstance(own, spaces.Box) or not own.is_bounded():
             raise VieError(f"{name} takes {own}: agents act by bounded numbers, so take an environment with a Box")
@@ -64,6 +71,10 @@ class PlainEnvironment(gym.Env[Parts, npt.NDArray[np.float32]]):
         self.steps = 0
         self._latest: Any = None
         first = self._begin(seed=0)[0]
+        lacking = [part for part in parts or [] if part not in first]
+        if lacking:
+            known = dict.fromkeys([*opened.look(self._latest), *([opened.rendered] if opened.rendered else [])])
+            raise VieError(f"there is no {lacking[0]!r} to see in {name}: observations have {', '.join(known)}")
         self.space = Space(
             {part: (value.shape, value.dtype) for part, value in first.items()},
             self.action_space.low,
@@ -135,9 +146,11 @@ class PlainEnvironment(gym.Env[Parts, npt.NDArray[np.float32]]):
 
     def _parts(self) -> dict[str, Array]:
         seen = dict(self.opened.look(self._latest))
-        if self.opened.rendered is not None:
-            seen[self.opened.rendered] = np.asarray(self.opened.env.render())
-        return {name: self._resized(value) if value.ndim == 3 else value for name, value in seen.items()}
+        rendered = self.opened.rendered
+        if rendered is not None and (self.parts is None or rendered in self.parts):
+            seen[rendered] = np.asarray(self.opened.env.render())
+        wanted = {name: value for name, value in seen.items() if self.parts is None or name in self.parts}
+        return {name: self._resized(value) if value.ndim == 3 else value for name, value in wanted.items()}
 
     def _resized(self, picture: Array) -> Array:
         if picture.dtype != np.uint8 or picture.shape[-1] != 3:

@@ -32,6 +32,11 @@ HEADS: dict[str, type[PolicyHead]] = {
 }
 
 
+def parts_seen(config: TrainConfig) -> list[str]:
+    """Parts of an observation that an agent sees."""
+    return [*config.environment.state, *(config.environment.cameras if config.encoder.source else [])]
+
+
 def build_eyes(config: TrainConfig, space: Space) -> Perception:
     """What an agent sees through, in an environment or on data of some space; the same whenever it is built.
 
@@ -39,7 +44,7 @@ def build_eyes(config: TrainConfig, space: Space) -> Perception:
         VieError: It is to see what is not there, or nothing.
     """
     world, given = config.environment, config.encoder
-    for name in [*world.state, *(world.cameras if given.source else [])]:
+    for name in parts_seen(config):
         if name not in space.observations:
             raise VieError(f"there is no {name!r} to see: observations have {', '.join(space.observations)}")
     lengths = {name: math.prod(space.observations[name][0]) for name in world.state}

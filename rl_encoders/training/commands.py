@@ -12,7 +12,7 @@ from rl_encoders.agents.perception import Perception
 from rl_encoders.environments import Environment, make_environment
 from rl_encoders.replay.trajectory import Space
 from rl_encoders.training.actor import Actor
-from rl_encoders.training.build import bounded_agent, build_agent, build_eyes, gamma_of
+from rl_encoders.training.build import bounded_agent, build_agent, build_eyes, gamma_of, parts_seen
 from rl_encoders.training.checkpoint import load_state
 from rl_encoders.training.data import read_data, space_of_run
 from rl_encoders.training.evaluation import evaluate as evaluate_agent
@@ -113,7 +113,7 @@ def evaluate(run: Path, episodes: int, overrides: Sequence[str] = ()) -> dict[st
     state = load_state(run / CHECKPOINT)
     if state is None:
         raise VieError(f"{run} holds no checkpoint yet: train it first")
-    with opened_worlds(config) as worlds:
+    with opened_worlds(replace(config, films=0)) as worlds:
         agent = build_agent(config, worlds[0].space)
         agent.load_state_dict(state["agent"])
         return summary(
@@ -125,7 +125,10 @@ def evaluate(run: Path, episodes: int, overrides: Sequence[str] = ()) -> dict[st
 
 @contextmanager
 def opened_worlds(config: TrainConfig) -> Iterator[list[Environment]]:
-    """The environments of a run, as many as an evaluation uses at once; none without a name."""
+    """The environments of a run, as many as an evaluation uses at once; none without a name.
+
+    They show what the agent sees, and where films are kept all that they have.
+    """
     given = config.environment
     worlds: list[Environment] = []
     with ExitStack() as stack:
@@ -138,6 +141,7 @@ def opened_worlds(config: TrainConfig) -> Iterator[list[Environment]]:
                 reward=given.reward,
                 timeout=given.timeout,
                 arguments=given.arguments,
+                parts=None if config.films else parts_seen(config),
             )
             worlds.append(stack.enter_context(closing(world)))
         yield worlds

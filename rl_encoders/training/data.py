@@ -10,7 +10,7 @@ import numpy as np
 from rl_encoders.agents.perception import Perception
 from rl_encoders.environments import Environment
 from rl_encoders.replay.trajectory import Space, Trajectory
-from rl_encoders.training.build import gamma_of
+from rl_encoders.training.build import gamma_of, parts_seen
 from rl_encoders.training.settings import TrainConfig
 from rl_encoders.training.storage import Stored, read_offline
 from rl_encoders.trajectories import Trajectories, open_trajectories
@@ -50,8 +50,8 @@ def read_data(config: TrainConfig, space: Space, eyes: Perception) -> list[Store
     if not config.dataset:
         return []
     # Only what the agent sees has to be there.
-    seen = {*config.environment.state, *(config.environment.cameras if config.encoder.source else [])}
-    wanted = Space({name: kind for name, kind in space.observations.items() if name in seen}, space.low, space.high)
+    seen = {name: kind for name, kind in space.observations.items() if name in parts_seen(config)}
+    wanted = Space(seen, space.low, space.high)
     data = replace(config.data, gamma=gamma_of(config.agent))
     return list(read_offline(open_data(config), wanted, eyes, data))
 

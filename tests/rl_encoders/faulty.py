@@ -61,5 +61,22 @@ class Endless(Faulty):
     """Has no limit, and no end."""
 
 
+class Unseen(gym.Env):
+    """Cannot be rendered."""
+
+    observation_space, action_space = spaces.Box(0, 1, (2,), np.float32), spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, render_mode=None):
+        if render_mode:
+            raise ImportError("there is no display")
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.ones(2, np.float32), 1.0, False, False, {}
+
+
+gym.register("Unseen-v0", Unseen, max_episode_steps=10)
 gym.register("Faulty-v0", Faulty, max_episode_steps=10)
 gym.register("Endless-v0", Endless)

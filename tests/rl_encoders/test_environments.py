@@ -146,6 +146,22 @@ def test_what_cannot_be_made_says_why(name, message):
         make_environment(name)
 
 
+def test_only_the_parts_that_are_wanted_are_shown():
+    with opened(NAME, size=40, parts=["state"]) as environment:
+        found = random_episode(environment)
+    assert list(found.trajectory.observations) == list(environment.observation_space.spaces) == ["state"]
+    with pytest.raises(VieError, match=f"no 'speed' to see in {NAME}: observations have pixels, state"):
+        make_environment(NAME, parts=["speed", "pixels"])
+
+
+def test_numbers_alone_need_no_renderer():
+    name = "gym:tests.rl_encoders.faulty:Unseen-v0"
+    with opened(name, parts=["state"]) as environment:
+        assert len(random_episode(environment).trajectory) == 10
+    with pytest.raises(VieError, match=r"no pictures and cannot be rendered \(there is no display\): install its ext"):
+        make_environment(name)
+
+
 def test_a_missing_package_names_the_extra():
     from rl_encoders.environments.kinds import need
 

@@ -64,3 +64,13 @@ def test_what_nobody_recorded_is_not_compared(dataset):
 
 def test_the_size_of_pictures_that_nobody_sees(dataset):
     assert check(dataset, "encoder.source=", "environment.size=32")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "seen"),
+    [(["films=0", "encoder.source="], ["state"]), (["films=0"], ["pixels", "state"]), (["encoder.source="], None)],
+)
+def test_worlds_show_what_the_agent_sees_and_all_where_films_are_kept(overrides, seen):
+    given = [f"environment.name={NAME}", "environment.state=[state]", "encoder.source=vie_single_r18", *overrides]
+    with opened_worlds(parse_train_config([], given)) as worlds:
+        assert sorted(worlds[0].space.observations) == (seen or ["pixels", "state"])
