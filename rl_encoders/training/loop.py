@@ -19,7 +19,15 @@ from rl_encoders.training.graphed import Ways
 from rl_encoders.training.mixture import draw_mixed
 from rl_encoders.training.progress import Progress
 from rl_encoders.training.seeding import EXTRA, IMITATE, OFFLINE, ONLINE, seeded
-from rl_encoders.training.storage import Stored, episode_path, load_episode, save_episode, stored
+from rl_encoders.training.storage import (
+    Stored,
+    episode_path,
+    load_episode,
+    new_replay,
+    rows_needed,
+    save_episode,
+    stored,
+)
 from vie.errors import VieError
 from vie.history import History, read_history
 from vie.stopping import Listener, StoppedError, listening
@@ -241,7 +249,8 @@ class Training:
 
     def _remember(self, one: Stored) -> None:
         if self.online is None:
-            self.online = Replay(self.config.data.rows, self.agent.device, self.agent.eyes.back)
+            rows = rows_needed(self.config, getattr(self.worlds[0], "max_steps", None) if self.worlds else None)
+            self.online = new_replay(rows, self.agent.eyes, self.agent.device, self.config.data)
         one.put_into(self.online, self.config.data)
 
     def evaluate(self, films: int = 0) -> dict[str, float]:
