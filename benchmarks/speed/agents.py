@@ -80,7 +80,7 @@ def _ours(
         chance.uniform(-1, 1, (STEPS, ACTION)).astype(np.float32),
         rewards,
         True,
-        monte_carlo_returns(rewards, True, config.gamma),
+        monte_carlo_returns(rewards, config.gamma),
     )
     numbers, update = count(), agent.update
     if graphed:

@@ -29,6 +29,13 @@ def from_unit(action: Numbers, low: Numbers, high: Numbers) -> npt.NDArray[np.fl
     return np.asarray((action + 1.0) / 2.0 * (high - low) + low, np.float32)
 
 
+def box(shape: tuple[int, ...], dtype: np.dtype[Any]) -> spaces.Box:
+    """Gymnasium's space of a part of an observation: pictures uint8, or numbers without bounds."""
+    if dtype == np.uint8:
+        return spaces.Box(0, 255, shape, np.uint8)
+    return spaces.Box(-np.inf, np.inf, shape, np.float32)
+
+
 class PlainEnvironment(gym.Env[Parts, npt.NDArray[np.float32]]):
     """In this process: what raises or hangs does so here."""
 
@@ -81,7 +88,7 @@ class PlainEnvironment(gym.Env[Parts, npt.NDArray[np.float32]]):
             self.action_space.high,
         )
         # Releases of Gymnasium differ in what they say that their Dict holds.
-        seen: gym.Space[Any] = spaces.Dict({part: _box(value) for part, value in first.items()})
+        seen: gym.Space[Any] = spaces.Dict({part: box(*kind) for part, kind in self.space.observations.items()})
         self.observation_space = seen
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Parts, dict[str, Any]]:
@@ -173,12 +180,6 @@ class PlainEnvironment(gym.Env[Parts, npt.NDArray[np.float32]]):
                 )
             if value.dtype != np.uint8 and not np.isfinite(value).all():
                 raise VieError(f"{self.name} gave a {name!r} that is not finite in step {self.steps}: mend it")
-
-
-def _box(value: Array) -> spaces.Box:
-    if value.dtype == np.uint8:
-        return spaces.Box(0, 255, value.shape, np.uint8)
-    return spaces.Box(-np.inf, np.inf, value.shape, np.float32)
 
 
 def _small(info: Mapping[str, Any]) -> dict[str, Any]:

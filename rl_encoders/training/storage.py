@@ -75,7 +75,7 @@ def stored(trajectory: Trajectory, kept: dict[str, Tensor], config: DataConfig) 
         trajectory.actions.clip(-config.edge, config.edge),
         reward,
         trajectory.terminal,
-        monte_carlo_returns(reward, trajectory.terminal, config.gamma, config.failure_reward),
+        monte_carlo_returns(reward, config.gamma, config.failure_reward),
     )
 
 

@@ -8,8 +8,6 @@ from typing import Any
 from rl_encoders.replay.trajectory import Trajectory
 from vie import VieError
 
-MINARI = "minari:"
-
 
 @dataclass(frozen=True)
 class Trajectories:
@@ -45,7 +43,7 @@ def open_trajectories(path: str, demonstrations: bool = False) -> Trajectories:
     """
     from rl_encoders.trajectories import d4rl, lerobot, minari
 
-    if path.startswith(MINARI) or minari.is_minari(Path(path)):
+    if path.startswith(minari.PREFIX) or minari.is_minari(Path(path)):
         return Trajectories(path, *minari.read(path))
     if Path(path).suffix in d4rl.HDF5:
         return Trajectories(path, *d4rl.read(Path(path)))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from rl_encoders.environments.plain import box
 from rl_encoders.replay.trajectory import Space, Trajectory
 from rl_encoders.trajectories.minari import FACTS, METADATA
 from vie import VieError
@@ -41,7 +42,7 @@ class MinariWriter:
         """
         # Minari's storage looks for what it has written below a relative path a second time.
         self.folder, self.facts = Path(folder).absolute(), json.loads(json.dumps(dict(facts)))
-        self.observations = spaces.Dict({name: _box(*part) for name, part in space.observations.items()})
+        self.observations = spaces.Dict({name: box(*part) for name, part in space.observations.items()})
         self.actions = spaces.Box(space.low, space.high, dtype=np.float32)
         self.space = space
         try:
@@ -170,12 +171,6 @@ class MinariWriter:
                     "give another folder, or the same settings"
                 )
         return metadata
-
-
-def _box(shape: tuple[int, ...], dtype: np.dtype[Any]) -> spaces.Box:
-    if dtype == np.uint8:
-        return spaces.Box(0, 255, shape, np.uint8)
-    return spaces.Box(-np.inf, np.inf, shape, np.float32)
 
 
 def _identity(name: str) -> str:

@@ -28,7 +28,7 @@ def line():
     """All of these walks."""
     buffer, eyes = Replay(2000), States({"place": 1})
     for places, actions, rewards in walks():
-        buffer.add(eyes.keep({"place": places}), actions, rewards, False, monte_carlo_returns(rewards, False, 0.9))
+        buffer.add(eyes.keep({"place": places}), actions, rewards, False, monte_carlo_returns(rewards, 0.9))
     return buffer
 
 
@@ -39,5 +39,5 @@ def pictures(eyes, length=6):
         seen = {"pixels": chance.integers(0, 256, (length + 1, 32, 32, 3), dtype=np.uint8)}
         rewards = chance.normal(size=length).astype(np.float32)
         actions = chance.uniform(-1, 1, (length, 2)).astype(np.float32)
-        buffer.add(eyes.keep(seen), actions, rewards, True, monte_carlo_returns(rewards, True, 0.9))
+        buffer.add(eyes.keep(seen), actions, rewards, True, monte_carlo_returns(rewards, 0.9))
     return buffer

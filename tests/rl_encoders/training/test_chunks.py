@@ -24,7 +24,7 @@ def episode(steps, terminal):
     chance = np.random.default_rng(steps)
     reward = chance.normal(size=steps).astype(np.float32)
     action = chance.normal(size=(steps, 2)).astype(np.float32)
-    returns = monte_carlo_returns(reward, terminal, GAMMA)
+    returns = monte_carlo_returns(reward, GAMMA)
     return Stored({"place": torch.arange(steps + 1.0)[:, None]}, action, reward, terminal, returns)
 
 
