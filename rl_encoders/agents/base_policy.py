@@ -34,6 +34,10 @@ class BasePolicy(nn.Module):
         """Takes a step towards actions (B, A), with the pictures shifted where shifts are given."""
         raise NotImplementedError
 
+    def clone(self, seen: Seen, action: Tensor, shifts: Tensor | None = None) -> Metrics:
+        """The same for actions of the data, which are imitated before any is improved."""
+        return self.imitate(seen, action, shifts)
+
     def make_optimizers(self) -> None:
         """After it has been moved to its device."""
 
@@ -61,7 +65,14 @@ class PolicyHead(nn.Module):
 class SeeingPolicy(BasePolicy):
     """Eyes and a head, trained together; a slow copy of both is what is sampled."""
 
-    def __init__(self, eyes: Perception, head: PolicyHead, lr: float = 5e-5, ema: float = 0.002) -> None:
+    def __init__(
+        self,
+        eyes: Perception,
+        head: PolicyHead,
+        lr: float = 5e-5,
+        ema: float = 0.002,
+        imitation_lr: float | None = None,
+    ) -> None:
         """Joins them.
 
         Args:
@@ -69,24 +80,32 @@ class SeeingPolicy(BasePolicy):
             head: On vectors of ``eyes.dim`` numbers.
             lr: Learning rate.
             ema: Share of the trained weights in the slow ones at every step (the exponential moving average).
+            imitation_lr: Another learning rate for actions of the data, for which there is another optimizer then, as
+                PA-RL's release makes it anew; None for one optimizer for all.
         """
         super().__init__()
         assert isinstance(eyes, nn.Module)
         self.eyes: Any = eyes
-        self.head, self.lr, self.ema = head, lr, ema
+        self.head, self.lr, self.ema, self.imitation_lr = head, lr, ema, imitation_lr
         self.slow_eyes: Any = copy.deepcopy(eyes).eval()
         self.slow_head = copy.deepcopy(head).requires_grad_(False).eval()
 
     def make_optimizers(self) -> None:
-        self.optimizer = torch.optim.Adam(
-            [{"params": list(self.head.parameters())}, *self.eyes.param_groups(self.lr)], self.lr
+        self.optimizer = self._make_optimizer(self.lr)
+        self.cloning_optimizer = (
+            self.optimizer if self.imitation_lr is None else self._make_optimizer(self.imitation_lr)
         )
 
+    def _make_optimizer(self, lr: float) -> Optimizer:
+        return torch.optim.Adam([{"params": list(self.head.parameters())}, *self.eyes.param_groups(lr)], lr)
+
     def optimizers(self) -> dict[str, Optimizer]:
-        return {"policy": self.optimizer}
+        two = {} if self.imitation_lr is None else {"cloning": self.cloning_optimizer}
+        return {"policy": self.optimizer, **two}
 
     def seers(self) -> Iterator[tuple[Any, Optimizer | None]]:
-        yield self.eyes, self.optimizer
+        for optimizer in self.optimizers().values():
+            yield self.eyes, optimizer
         yield self.slow_eyes, None
 
     @torch.no_grad()
@@ -94,8 +113,14 @@ class SeeingPolicy(BasePolicy):
         return self.slow_head.sample(self.slow_eyes.vector(seen), count)
 
     def imitate(self, seen: Seen, action: Tensor, shifts: Tensor | None = None) -> Metrics:
+        return self._learn(self.optimizer, seen, action, shifts)
+
+    def clone(self, seen: Seen, action: Tensor, shifts: Tensor | None = None) -> Metrics:
+        return self._learn(self.cloning_optimizer, seen, action, shifts)
+
+    def _learn(self, optimizer: Optimizer, seen: Seen, action: Tensor, shifts: Tensor | None) -> Metrics:
         loss = self.head.loss(self.eyes.vector(seen, shifts), action)
-        descend(self.optimizer, loss)
+        descend(optimizer, loss)
         polyak(self.slow_head, self.head, self.ema)
         polyak(self.slow_eyes, self.eyes, self.ema)
         return {"policy_loss": loss.detach()}

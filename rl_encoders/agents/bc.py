@@ -57,7 +57,7 @@ class BC(Agent):
         yield from self.policy.seers()
 
     def update(self, batch: Batch) -> Metrics:
-        return self.policy.imitate(batch.seen, batch.action, self.shifts(batch))
+        return self.policy.clone(batch.seen, batch.action, self.shifts(batch))
 
     def choose(self, seen: Mapping[str, Tensor], explore: bool) -> Tensor:
         return self.policy.sample(seen, 1)[:, 0]

@@ -108,7 +108,7 @@ class PARL(Agent):
         yield from self.policy.seers()
 
     def imitate(self, batch: Batch) -> Metrics:
-        return self.policy.imitate(batch.seen, batch.action, self.shifts(batch))
+        return self.policy.clone(batch.seen, batch.action, self.shifts(batch))
 
     def distil(self, batch: Batch) -> Metrics:
         """The policy learns the optimised actions, with which what was done in the data competes."""

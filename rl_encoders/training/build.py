@@ -89,7 +89,7 @@ def _agent(config: AgentConfig, eyes: Perception, action_dim: int) -> Agent:
     made: Agent
     if config.algorithm in {"parl", "bc"}:
         head = HEADS[config.policy](eyes.dim, action_dim)
-        policy = SeeingPolicy(copy.deepcopy(eyes), head, config.policy_lr, config.policy_ema)
+        policy = SeeingPolicy(copy.deepcopy(eyes), head, config.policy_lr, config.policy_ema, config.imitation_lr)
         made = BC(policy) if config.algorithm == "bc" else PARL(eyes, action_dim, config.parl, policy)
     elif config.algorithm == "sac":
         made = SAC(eyes, action_dim, config.sac)

@@ -86,7 +86,8 @@ class AgentConfig:
         algorithm: ``cql`` is Cal-QL without calibration.
         exploration: Factor of a bonus for novelty; 0 for none (OOO).
         policy: Of PA-RL and behaviour cloning.
-        policy_lr: Its learning rate.
+        policy_lr: Its learning rate; PA-RL's policy learns by it what was optimised.
+        imitation_lr: The same while it imitates the data; null is ``policy_lr``.
         policy_ema: Share of it in the slow copy that is sampled.
     """
 
@@ -94,6 +95,7 @@ class AgentConfig:
     exploration: float = 0.0
     policy: Literal["diffusion", "transformer", "gaussian", "regression"] = "diffusion"
     policy_lr: float = 5e-5
+    imitation_lr: float | None = None
     policy_ema: float = 0.002
     sac: SACConfig = field(default_factory=SACConfig)
     calql: CalQLConfig = field(default_factory=CalQLConfig)
@@ -109,12 +111,14 @@ class RetrainConfig:
         at: Steps of the environment by which data counts, one agent each; empty for none.
         offline_updates: Of each agent.
         extra: Transitions of the largest reward that are added to every batch.
+        mix: Share of the offline data in a batch, the rest being what was gathered; -1 is as much as there is of it.
         agent: That is trained, which is to be pessimistic. Its values are bounded by the rewards of the data.
     """
 
     at: list[int] = field(default_factory=list)
     offline_updates: int = 20_000
     extra: int = 32
+    mix: float = -1.0
     agent: AgentConfig = field(default_factory=AgentConfig)
 
 
@@ -134,8 +138,8 @@ class TrainConfig(RunConfig):
 
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1),
-    "films": (0, float("inf")),
-    **dict.fromkeys(("data.mix",), (-1, 1)),
+    **dict.fromkeys(("films", "distil_per_update"), (0, float("inf"))),
+    **dict.fromkeys(("data.mix", "retrain.mix"), (-1, 1)),
     **dict.fromkeys(("data.gamma", "data.edge"), (0, 1)),
     **dict.fromkeys(
         (

@@ -6,6 +6,7 @@ from torch import nn
 
 from rl_encoders.agents.action_optimiser import Improvement
 from rl_encoders.agents.base_policy import BasePolicy, GaussianHead, SeeingPolicy
+from rl_encoders.agents.bc import BC
 from rl_encoders.agents.parl import PARL, PARLConfig
 from rl_encoders.agents.perception import States
 from rl_encoders.replay.buffer import Batch
@@ -90,3 +91,29 @@ def test_a_slow_copy_follows():
     for old, fast, slow in zip(before, policy.head.parameters(), policy.slow_head.parameters(), strict=True):
         torch.testing.assert_close(slow, 0.75 * old + 0.25 * fast)
         assert not torch.equal(fast, old)
+
+
+def test_the_data_is_imitated_at_a_rate_of_its_own(batch):
+    """By an optimizer of its own, which checkpoints hold too; one is enough where the rates are the same."""
+    torch.manual_seed(0)
+    policy = SeeingPolicy(States({"s": 1}), GaussianHead(1, 1, (8,)), lr=1e-4, imitation_lr=1e-2)
+    agent = PARL(States({"s": 1}), 1, PARLConfig(critic_hidden=(8,)), policy)
+    agent.make_optimizers()
+
+    def step(learn):
+        before = [one.detach().clone() for one in policy.head.parameters()]
+        learn(batch)
+        return max(
+            float((old - new).abs().max().detach()) for old, new in zip(before, policy.head.parameters(), strict=True)
+        )
+
+    assert step(agent.imitate) == pytest.approx(1e-2, rel=1e-2)  # as of Adam's first step
+    assert step(agent.distil) == pytest.approx(1e-4, rel=1e-2)
+    assert set(agent.optimizers()) == {"critic_optimizer", "policy", "cloning"}
+    cloning = BC(SeeingPolicy(States({"s": 1}), GaussianHead(1, 1, (8,)), lr=1e-4, imitation_lr=1e-2))
+    policy = cloning.policy
+    cloning.make_optimizers()
+    assert step(cloning.update) == pytest.approx(1e-2, rel=1e-2)
+    alone = SeeingPolicy(States({"s": 1}), GaussianHead(1, 1, (8,)))
+    alone.make_optimizers()
+    assert list(alone.optimizers()) == ["policy"]
