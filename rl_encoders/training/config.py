@@ -51,6 +51,7 @@ class RunConfig:
         imitation_updates: Of PA-RL's policy on that data, before these.
         online_steps: Of the environment, after these; episodes are finished.
         updates_per_step: Online.
+        distil_per_update: How often PA-RL's policy learns for each of these.
         evaluate_every: Updates offline, steps online; 0 evaluates at the ends alone.
         evaluation_episodes: Of each evaluation.
         films: Episodes of each evaluation whose videos are kept.
@@ -66,6 +67,7 @@ class RunConfig:
     imitation_updates: int = 0
     online_steps: int = 0
     updates_per_step: float = 1.0
+    distil_per_update: float = 1.0
     evaluate_every: int = 0
     evaluation_episodes: int = 10
     films: int = 1
