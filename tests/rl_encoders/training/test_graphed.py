@@ -25,7 +25,7 @@ GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need
 PIXELS = {"source": "vie_single_r18", "width": 16, "size": 32, "proprio": {"place": 1}, "project": 8}
 KINDS = {
     "SAC": lambda eyes: SAC(eyes, 1, SACConfig()),
-    "REDQ": lambda eyes: SAC(eyes, 1, SACConfig(critics=6, careful=2)),
+    "REDQ": lambda eyes: SAC(eyes, 1, SACConfig(critics=6, careful=2, actor_value="mean")),
     "Cal-QL": lambda eyes: CalQL(eyes, 1, CalQLConfig(target_gap=0.8)),
     "HL-Gauss": lambda eyes: CalQL(eyes, 1, CalQLConfig(bins=51, q_low=-10, q_high=0)),
     "IQL": lambda eyes: IQL(eyes, 1, IQLConfig()),
@@ -82,11 +82,12 @@ def test_what_is_learned_is_what_would_be(kind, mode, tmp_path):
 
 
 @GPU
-def test_pa_rl_imitates_improves_and_distils(tmp_path):
+@pytest.mark.parametrize("critic", ["calql", "iql"])
+def test_pa_rl_imitates_improves_and_distils(critic, tmp_path):
     def learner():
         torch.manual_seed(0)
-        policy = SeeingPolicy(States({"place": 1}), DiffusionHead(1, 1, dropout=0.0), lr=1e-3)
-        one = PARL(States({"place": 1}), 1, PARLConfig(critics=4), policy).cuda()
+        policy = SeeingPolicy(States({"place": 1}), DiffusionHead(1, 1, dropout=0.0), lr=1e-3, imitation_lr=2e-3)
+        one = PARL(States({"place": 1}), 1, PARLConfig(critics=4, critic=critic), policy).cuda()
         one.make_optimizers()
         prepare(one.optimizers().values())
         return one
