@@ -70,7 +70,13 @@ class PARLConfig(CriticConfig):
 
 
 class PARL(Agent):
-    """E critics and their targets beside a policy of any kind."""
+    """E critics and their targets beside a policy of any kind.
+
+    Attributes:
+        learned: Whether the critics have learned anything yet.
+    """
+
+    learned: Tensor
 
     def __init__(self, eyes: Perception, action_dim: int, config: PARLConfig, policy: BasePolicy) -> None:
         """Builds the critics.
@@ -88,6 +94,7 @@ class PARL(Agent):
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.value = self._make_value() if config.critic == "iql" else None
         self.policy = policy
+        self.register_buffer("learned", torch.zeros((), dtype=torch.bool))
 
     def make_optimizers(self) -> None:
         lr = self.config.critic_lr
@@ -132,6 +139,7 @@ class PARL(Agent):
             loss = found.td_loss + found.value_loss
             metrics = {"td_loss": found.td_loss, "value_loss": found.value_loss, "q": found.q.mean()}
         descend(self.critic_optimizer, loss)
+        self.learned.fill_(True)
         polyak(self.target, self.critic, self.config.tau)
         return {name: value.detach() for name, value in {"critic_loss": loss, **metrics}.items()}
 
@@ -180,6 +188,9 @@ class PARL(Agent):
         )
 
     def choose(self, seen: Mapping[str, Tensor], explore: bool) -> Tensor:
+        if not self.learned:
+            # What critics say that have learned nothing is no advice: the policy that imitates acts alone.
+            return self.policy.sample(seen, 1)[:, 0]
         found = self.optimised(self.eyes.vector(seen), seen)
         return found.best() if self.config.explore_best or not explore else found.drawn()
 

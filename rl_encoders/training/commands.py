@@ -18,6 +18,7 @@ from rl_encoders.training.data import read_data, space_of_run
 from rl_encoders.training.evaluation import evaluate as evaluate_agent
 from rl_encoders.training.evaluation import summary
 from rl_encoders.training.loop import CHECKPOINT, Training
+from rl_encoders.training.mixture import Parted, transitions
 from rl_encoders.training.rates import check_rates
 from rl_encoders.training.retraining import Comparison, retrain, value_bounds
 from rl_encoders.training.settings import TrainConfig, parse_ooo_config, parse_train_config
@@ -89,11 +90,11 @@ def offline_retraining(recipes: Sequence[str | Path], overrides: Sequence[str]) 
             changes = {
                 "run": str(run / f"retrained-{steps}"),
                 "agent": bounded_agent(again.agent, *value_bounds(data, gamma)),
-                "data": replace(config.data, extra=again.extra),
+                "data": replace(config.data, extra=again.extra, mix=again.mix),
                 "offline_updates": again.offline_updates,
                 "online_steps": 0,
             }
-            return carry_out(TrainConfig(**own | changes), worlds, space, data)
+            return carry_out(TrainConfig(**own | changes), worlds, space, data, others=len(offline))
 
         return retrain(Path(explore.run), offline, config.retrain.at, train_anew, run)
 
@@ -153,6 +154,7 @@ def carry_out(
     space: Space,
     data: list[Stored],
     eyes: Perception | None = None,
+    others: int | None = None,
 ) -> dict[str, float]:
     """Trains a run, or goes on with it.
 
@@ -162,16 +164,20 @@ def carry_out(
         space: Of ``space_of_run``.
         data: What it learns offline; the list is emptied.
         eyes: That have seen it and have learned nothing yet; None for others of the same settings, which see alike.
+        others: How many of the trajectories come first and are not the agent's own, so that ``data.mix`` is their
+            share in a batch; None draws all alike.
 
     Returns:
         The last evaluation.
     """
     settings = replace(config, data=replace(config.data, gamma=gamma_of(config.agent)))
     agent = build_agent(config, space, eyes)
+    first = transitions(data[:others], settings.data)
     replay = filled(data, agent.eyes, agent.device, settings.data, emptied=True) if data else None
+    source = replay if replay is None or others is None else Parted(replay, first, settings.data.mix)
     with locked(Path(config.run), ALONE):
         _check_same(config)
-        training = Training(settings, agent, replay, worlds, config.environment.control_hz)
+        training = Training(settings, agent, source, worlds, config.environment.control_hz)
         write_text_atomically(Path(config.run) / CONFIG_NAME, dump_settings(config))
         return training.train()
 

@@ -16,7 +16,7 @@ from rl_encoders.training.evaluation import evaluate, summary
 from rl_encoders.training.films import keep_films
 from rl_encoders.training.finite import check_finite
 from rl_encoders.training.graphed import Ways
-from rl_encoders.training.mixture import draw_mixed
+from rl_encoders.training.mixture import Source, draw_mixed
 from rl_encoders.training.progress import Progress
 from rl_encoders.training.seeding import EXTRA, IMITATE, OFFLINE, ONLINE, seeded
 from rl_encoders.training.storage import (
@@ -28,6 +28,7 @@ from rl_encoders.training.storage import (
     save_episode,
     stored,
 )
+from rl_encoders.training.turns import turns
 from vie.errors import VieError
 from vie.history import History, read_history
 from vie.stopping import Listener, StoppedError, listening
@@ -59,7 +60,7 @@ class Training:
         self,
         config: RunConfig,
         agent: Agent,
-        offline: Replay | None = None,
+        offline: Source | None = None,
         worlds: Sequence[World] = (),
         control_hz: float = 10.0,
     ) -> None:
@@ -196,7 +197,8 @@ class Training:
         if phase == "imitate":
             metrics = self._way("imitate")(batch)
         else:
-            if phase == "online" and self.agent.imitates:
+            often = turns(number, self.config.distil_per_update) if phase == "online" and self.agent.imitates else 0
+            for _ in range(often):
                 metrics = self._way("distil")(batch)
             metrics |= self._way("update")(batch)
         if (number + 1) % self.config.log_every == 0:

@@ -142,6 +142,26 @@ def test_critics_learn_of_actions_and_policies_of_demonstrations_alone(replay):
     assert not same(agent.policy, policy)
 
 
+def test_the_policy_acts_alone_until_the_critics_have_learned(replay):
+    agent = made("diffusion")
+    agent.imitate(replay.draw(8, (0,)))
+
+    def acted_and_sampled():
+        found = []
+        for draw in (lambda: agent.act(PLACES), lambda: agent.policy.sample(PLACES, 1)[:, 0].numpy()):
+            torch.manual_seed(3)
+            found.append(draw())
+        return found
+
+    np.testing.assert_array_equal(*acted_and_sampled())
+    agent.update(replay.draw(8, (0,)))
+    acted, sampled = acted_and_sampled()
+    assert (acted != sampled).any()
+    again = made("diffusion")
+    again.load_state_dict(agent.state_dict())
+    assert again.learned
+
+
 def test_what_is_sampled_has_no_dropout():
     head = AutoregressiveHead(1, 1, bins=5, width=16, layers=1, heads=2, dropout=0.5)
     policy = SeeingPolicy(States({"place": 1}), head)

@@ -87,3 +87,10 @@ def test_evaluations_in_several_environments_are_those_in_one(tmp_path):
     assert one.evaluate() == pytest.approx(three.evaluate(), rel=1e-5)
     assert [len(world.resets) for world in worlds] == [2, 2, 1]
     assert sorted(seed for world in worlds for seed in world.resets) == sorted(one.worlds[0].resets)
+
+
+def test_a_policy_that_imitates_is_evaluated_before_its_critics_learn(tmp_path):
+    run = Training(config(tmp_path, imitation_updates=6), agent("pa-rl"), random_walks(8), Line())
+    run.train()
+    rows = [(row["step"], row["environment_steps"]) for row in read_history(tmp_path) if "return" in row]
+    assert rows == [(0, 0), (40, 0), (40 + 4 * LENGTH, 4 * LENGTH)]
