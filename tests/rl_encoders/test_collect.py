@@ -21,6 +21,7 @@ from rl_encoders.environments import make_environment  # noqa: E402
 from rl_encoders.rollout import run_episode  # noqa: E402
 from rl_encoders.trajectories import MinariWriter, open_trajectories  # noqa: E402
 from tests.rl_encoders.faulty import NAME  # noqa: E402
+from tests.rl_encoders.rendering import need_environment  # noqa: E402
 from vie import VieError  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -172,7 +173,7 @@ def test_mistakes_are_named(tmp_path, capsys):
     ],
 )
 def test_scripted_policies_do_their_tasks(name, policy, package, tmp_path):
-    pytest.importorskip(package)
+    need_environment(name, package)
     environment = make_environment(name, size=32, reward="success")
     report = collect([environment], make_policy(environment, policy), 2, tmp_path, {"policy": policy})
     environment.close()

@@ -11,6 +11,7 @@ from rl_encoders.environments import make_environment
 from rl_encoders.rollout import run_episode
 from rl_encoders.trajectories.recorded import read_recordings
 from tests.rl_encoders.faulty import NAME
+from tests.rl_encoders.rendering import need_environment
 from vie import VieError
 
 DEMONSTRATIONS = Path(__file__).parents[3] / "shared/data/adroit_door_human/demos.npz"
@@ -90,7 +91,7 @@ def test_mistakes_are_named(environment, tmp_path, recorded):
 
 @pytest.mark.long
 def test_human_demonstrations_of_a_door():
-    pytest.importorskip("gymnasium_robotics")
+    need_environment("robotics:AdroitHandDoor-v1", "gymnasium_robotics")
     if not DEMONSTRATIONS.exists():
         pytest.skip("the demonstrations of a door are not at hand")
     environment = make_environment("robotics:AdroitHandDoor-v1", size=32, max_steps=300, reward="success")

@@ -12,6 +12,7 @@ from rl_encoders.environments import make_environment
 from rl_encoders.environments.mazes import shortest_way
 from rl_encoders.rollout import EpisodeError, run_episode
 from tests.rl_encoders.faulty import NAME
+from tests.rl_encoders.rendering import need_environment
 from vie import VieError
 
 
@@ -44,7 +45,7 @@ SLOW = ("metaworld", "ogbench")
     [pytest.param(*kind, id=kind[0], marks=[pytest.mark.long] if kind[1] in SLOW else []) for kind in KINDS],
 )
 def test_same_seed_same_trajectory(name, package, numbers, actions):
-    pytest.importorskip(package)
+    need_environment(name, package)
     with opened(name, size=48, max_steps=8) as environment:
         assert environment.space.action_dim == actions
         assert set(environment.space.observations) == {"pixels", *numbers}
