@@ -53,14 +53,15 @@ def dip(before: float, online: Sequence[float], first: int = 3) -> float:
         first: How many of them count: what is lost later is not the switch's fault.
 
     Returns:
-        ``before`` less the lowest of them; negative where the score has only risen.
+        ``before`` less their mean, which is 0 on average for an agent that does not change, as their lowest would not
+        be; negative where the score has risen.
 
     Raises:
         ValueError: There are none.
     """
     if not online:
         raise ValueError("there is no dip without an evaluation online")
-    return before - min(online[:first])
+    return before - float(np.mean(online[:first]))
 
 
 def interquartile_mean(scores: Scores) -> Scores:

@@ -26,10 +26,10 @@ def test_regret_by_hand():
 
 
 def test_the_dip_is_of_the_first_evaluations_alone():
-    assert dip(0.8, [0.5, 0.3, 0.9, 0.0]) == pytest.approx(0.5)
+    assert dip(0.8, [0.5, 0.3, 0.9, 0.0]) == pytest.approx(0.8 - 1.7 / 3)
     assert dip(0.8, [0.5, 0.3, 0.9, 0.0], first=1) == pytest.approx(0.3)
-    assert dip(0.8, [0.5, 0.3, 0.9, 0.0], first=9) == pytest.approx(0.8)
-    assert dip(0.2, [0.6, 0.5]) == pytest.approx(-0.3)
+    assert dip(0.8, [0.5, 0.3, 0.9, 0.0], first=9) == pytest.approx(0.8 - 1.7 / 4)
+    assert dip(0.2, [0.6, 0.5]) == pytest.approx(-0.35)
     with pytest.raises(ValueError, match="no dip"):
         dip(0.5, [])
 

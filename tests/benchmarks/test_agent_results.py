@@ -81,7 +81,7 @@ def test_a_run_comes_to_its_measures(plan):
     (content,) = read_results(plan.out / "results")
     (record,) = records(content)
     assert record.values == pytest.approx(
-        {"after offline": 0.6, "final": 0.8, "best": 0.8, "regret": 1 - 0.5, "dip": 0.6 - 0.2}
+        {"after offline": 0.6, "final": 0.8, "best": 0.8, "regret": 1 - 0.5, "dip": 0.6 - 0.5}
     )
     assert record.curve == [(-100, 0.3), (0, 0.6), (103, 0.5), (206, 0.2), (309, 0.8)]
     assert content["protocol"]["machine"] == "the machine"
@@ -99,7 +99,7 @@ def test_phases_that_a_run_has_not_are_no_measures(plan):
     parl, sac = read_results(plan.out / "results")
     assert records(sac)[0].values == pytest.approx({"final": 0.4, "best": 0.4, "regret": 1 - 0.5 / 3})
     assert records(parl)[0].values["after imitation"] == 0.25
-    assert records(parl)[0].values["dip"] == pytest.approx(-0.1)
+    assert records(parl)[0].values["dip"] == pytest.approx(-0.2)
     assert records(parl)[0].curve[0] == (-200, 0.25)
     assert sac["protocol"]["data"] is None
     assert parl["protocol"]["data"] == {"episodes": 3, "steps": 27, "policy": "random", "successes": 1}
