@@ -117,11 +117,12 @@ def _curves(runs: Sequence[Run], quantities: Sequence[str]) -> Iterator[str]:
 
 def _curve(run: Run, quantity: str, factor: float) -> Curve | None:
     points = [one for one in run.evaluations if quantity in one.measured]
-    offline = [one for one in points if not one.environment_steps and one.updates]
+    before = [one for one in points if not one.environment_steps]
     online = [one for one in points if one.environment_steps]
     if online:
-        online = [*offline[-1:], *online]  # the second phase begins where the first ends
-    if not points or (not offline and not online):
+        online = [*before[-1:], *online]  # the second phase begins where the first ends
+    offline = before if run.config.offline_updates else []
+    if not online and not any(one.updates for one in offline):
         return None
     new = [(int(steps), factor * found[quantity]) for steps, found in run.retrained.items() if quantity in found]
     return Curve(

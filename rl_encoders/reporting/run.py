@@ -114,7 +114,8 @@ class Run:
     def unfinished(self) -> str:
         """What is left to do; empty for a run that is done."""
         config, offline = self.config, min(self.updates, self.config.offline_updates)
-        if offline < config.offline_updates:
+        # Without an environment the last updates may be on no line of the record.
+        if config.offline_updates - offline >= (1 if config.environment.name else config.log_every):
             return f"{offline:,} of {config.offline_updates:,} offline updates are done"
         if self.environment_steps < config.online_steps:
             return f"{self.environment_steps:,} of {config.online_steps:,} steps of the environment are done"

@@ -275,7 +275,10 @@ class Training:
                 f"{', '.join(bad)} is no number after {number} updates: lower the learning rates; the last checkpoint "
                 "is whole"
             )
-        history.add(self.updates + (phase != "imitate"), phase=phase, **values)
+        if phase == "imitate":  # is no update: the record counts these
+            history.add(self.updates, phase=phase, imitated=number, **values)
+        else:
+            history.add(self.updates + 1, phase=phase, **values)
 
     def _counts(self) -> int:
         """Steps of this class that were taken."""

@@ -19,7 +19,10 @@ from rl_encoders.reporting.run import ALGORITHMS, read_run
 from rl_encoders.rollout import Episode
 from rl_encoders.training.films import keep_films, read_films
 from rl_encoders.training.settings import AgentConfig, parse_train_config
+from tests.rl_encoders.training.runs import Training, agent, config
+from tests.rl_encoders.training.worlds import LENGTH, Line, random_walks
 from vie import VieError
+from vie.history import read_history
 from vie.settings import dump_settings
 
 SETTINGS = [
@@ -145,6 +148,29 @@ def test_a_curve_goes_on_where_the_first_phase_ends(whole):
     )
     assert "a 31.2" in seen
     assert "b 7.5" in seen
+
+
+def test_what_a_run_writes_is_what_is_read(tmp_path):
+    training = Training(config(tmp_path, online_steps=LENGTH), agent("pa-rl"), random_walks(4), Line())
+    training.train()
+    run = read_run(write_run(tmp_path, read_history(tmp_path), "offline_updates=40", "online_steps=12"), "#000000", [])
+    assert run.metrics["imitation: policy_loss"][0] == [10]
+    assert run.metrics["td_loss"][0] == [10, 20, 30, 40, 50]
+    assert [(one.updates, one.environment_steps) for one in run.evaluations] == [(0, 0), (40, 0), (52, 12)]
+    assert run.episodes[0] == [12]
+    assert run.unfinished == ""
+
+
+def test_an_agent_that_was_evaluated_before_it_learned(tmp_path):
+    offline = write_run(tmp_path / "offline", history((0, 0, -9.0, 0.1), *WHOLE), "agent.algorithm=parl")
+    page = Page(write_report([offline], tmp_path / "report.html"))
+    assert page.rows[2][1:5] == ["0", "0", "10", f"{MINUS}9"]
+    assert len(page.figures("curves")) == 2
+    scratch = write_run(tmp_path / "scratch", history((0, 0, -9.0, 0.1), (200, 200, -1.0, 1.0)), "offline_updates=0")
+    page = Page(write_report([scratch], tmp_path / "report.html"))
+    assert not any("updates on offline data" in figure for figure in page.figures("curves"))
+    begun = write_run(tmp_path / "begun", history((0, 0, -9.0, 0.1)))
+    assert "curves" not in Page(write_report([begun], tmp_path / "report.html")).sections
 
 
 def test_runs_side_by_side_and_what_they_differ_in(whole, tmp_path):
