@@ -1,5 +1,7 @@
 """``maze:ID``: PointMaze of gymnasium-robotics from above, drawn here, so that no renderer has to be there."""
 
+import contextlib
+import io
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -39,7 +41,8 @@ def open_environment(task: str, size: int, arguments: Mapping[str, Any]) -> Open
         raise VieError(f"maze:{task} is no PointMaze: write one as maze:PointMaze_UMaze-v3, or robotics:{task}")
     # MuJoCo loads no renderer, which may be missing.
     os.environ["MUJOCO_GL"] = "disabled"
-    gym.register_envs(need("gymnasium_robotics", "robotics"))
+    with contextlib.redirect_stderr(io.StringIO()):  # it tells of Adroit's rewards, in every process
+        gym.register_envs(need("gymnasium_robotics", "robotics"))
     env: Any = gym.make(task, **arguments)
     view = View(env.unwrapped.maze, size)
 
