@@ -18,8 +18,10 @@ from vie.settings import flatten
 
 METRICS = {
     "td_loss": "TD error of the critics",
+    "critic_loss": "loss of the critics",
     "gap": "gap: sampled actions over the data's",
     "q": "value of the data's actions",
+    "q_policy": "value of the policy's actions",
     "calibrated": "share of actions held up by returns",
     "policy_loss": "loss of the policy",
     "entropy": "entropy of the policy",

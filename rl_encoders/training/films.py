@@ -23,6 +23,9 @@ FOLDER = "films"
 LEAST = 192
 """Pixels that the higher side of a shown picture has at least, where an agent's are smaller."""
 
+STILL = 1.0
+"""Seconds for which the last picture stays: films are shown over and over."""
+
 
 @dataclass(frozen=True)
 class Film:
@@ -76,6 +79,7 @@ def keep_films(run: Path, episodes: Sequence[Episode], control_hz: float, update
             updates, environment_steps, number, episode.seed, float(rewards.sum()), episode.success, len(rewards)
         )
         path = film.video(run)
+        shown = np.concatenate([shown, shown[-1:].repeat(round(STILL * control_hz), axis=0)])
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, partial(write_mp4, frames=shown, fps=control_hz))

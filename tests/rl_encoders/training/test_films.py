@@ -50,7 +50,8 @@ def test_every_evaluation_of_a_run_is_filmed(tmp_path):
     assert {film.seed for film in films[::2]} == {films[0].seed}
     for film in films:
         pictures, rate = shown(film.video(tmp_path))
-        assert pictures.shape == (LENGTH + 1, 192, 192, 3)
+        assert pictures.shape == (LENGTH + 1 + 5, 192, 192, 3)  # and the last one for a second
+        assert np.abs(np.diff(pictures[-6:].astype(int), axis=0)).mean() < 1
         assert rate == 5.0
         assert (film.length, film.success) == (LENGTH, bool(film.success))
     first = Line(pixels=True).reset(seed=films[0].seed)[0]["pixels"].repeat(6, axis=0).repeat(6, axis=1)
