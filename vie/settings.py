@@ -3,10 +3,10 @@
 import difflib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -39,13 +39,14 @@ def parse_settings(
             wrong type or out of range.
     """
     known = list(flatten(asdict(kind())))  # type: ignore[call-overload]
+    mappings = list(_mappings(kind))
     arguments: list[str] = []
     layers: dict[Path, dict[str, Any]] = {}
     for recipe in recipes:
         for path, content in _layers(recipe, folder):
             layers.setdefault(path, content)  # what lies below several of them is laid once
     for path, content in layers.items():
-        for key, value in flatten(content, known).items():
+        for key, value in flatten(content, mappings).items():
             _check_key(key, known, str(path), listed_by)
             arguments.append(f"--{key}={value if isinstance(value, str) else json.dumps(_plain(value), default=str)}")
     for override in overrides:
@@ -134,6 +135,15 @@ def flatten(tree: Mapping[str, Any], known: Sequence[str] = (), prefix: str = ""
         whole = key in known or not isinstance(value, Mapping) or not value
         flat |= {key: value} if whole else flatten(value, known, f"{key}.")
     return flat
+
+
+def _mappings(kind: type, prefix: str = "") -> Iterator[str]:
+    """Keys of a dataclass whose values may be mappings."""
+    for name, hint in get_type_hints(kind).items():
+        if is_dataclass(hint) and isinstance(hint, type):
+            yield from _mappings(hint, f"{prefix}{name}.")
+        elif any(dict in (one, get_origin(one)) for one in (hint, *get_args(hint))):
+            yield f"{prefix}{name}"
 
 
 def _check_key(key: str, known: Sequence[str], where: str, listed_by: str) -> None:

@@ -15,7 +15,7 @@ from rl_encoders.training.settings import OOOConfig
 from vie import VieError
 
 FOLDER = Path(benchmarks.__file__).parent
-FILES = [FOLDER / f"{name}.yaml" for name in ("small_agents", "claim_agents", "claim_bc")]
+FILES = sorted(FOLDER.glob("*_agents.yaml"))
 
 JOB: dict[str, Any] = {
     "given": {"mine": "a saved encoder", "demos": "demonstrations"},

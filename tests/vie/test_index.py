@@ -1,5 +1,6 @@
 """The arrays of an index against plain lists of the same rows."""
 
+import gc
 import hashlib
 import os
 import pickle
@@ -184,7 +185,9 @@ def test_workers_share_the_arrays(tmp_path):
     pq.write_table(pa.table(rows, schema=pa.schema(INDEX_FIELDS)), tmp_path / "index.parquet")
     shards = Shards(tmp_path)
     receive, send = os.pipe()
+    gc.collect()
     if (child := os.fork()) == 0:
+        gc.disable()  # whose marks are written into every object that other tests have left
         before = private_bytes()
         for video in range(0, count, 20):
             shards.locate(video, [0])
