@@ -3,7 +3,7 @@ VENV ?= .venv
 # One environment for each state of the packaging files, so that reruns are quick and never stale.
 STAMP := $(VENV)/.installed-$(shell cat setup.cfg pyproject.toml | cksum | cut -d ' ' -f 1)
 
-.PHONY: demo test test-long lint types install clean
+.PHONY: demo demo-rl test test-long lint types install clean
 
 install: $(STAMP)
 
@@ -17,6 +17,9 @@ $(STAMP):
 
 demo: $(STAMP)
 	$(VENV)/bin/vie-bench demo runs/demo
+
+demo-rl: $(STAMP)
+	$(VENV)/bin/vie-bench demo-rl runs/demo-rl
 
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest -q

@@ -1,4 +1,4 @@
-"""The command line: ``vie-bench transfer | table | control-probe | agents | speed | demo``."""
+"""The command line: ``vie-bench transfer | table | control-probe | agents | speed | demo | demo-rl``."""
 
 import argparse
 import importlib
@@ -90,6 +90,10 @@ def run(arguments: Sequence[str]) -> None:
     demo = commands.add_parser("demo", help="the whole way on moving digits, in about ten minutes on two cores")
     demo.add_argument("out", type=Path, nargs="?", default=Path("runs/demo"), help="(default: %(default)s)")
     demo.set_defaults(carry_out=_demo)
+    agent = commands.add_parser("demo-rl", help="the whole way of an agent in a maze, in about ten minutes likewise")
+    agent.add_argument("out", type=Path, nargs="?", default=Path("runs/demo-rl"), help="(default: %(default)s)")
+    agent.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    agent.set_defaults(carry_out=_demo_rl)
     parsed, settings = parser.parse_known_args(list(arguments))
     if parsed.command == "transfer":
         # To the parser, key=value is one more checkpoint.
@@ -234,3 +238,9 @@ def _demo(parsed: argparse.Namespace) -> None:
     from benchmarks.demo import run_demo
 
     run_demo(parsed.out)
+
+
+def _demo_rl(parsed: argparse.Namespace) -> None:
+    from benchmarks.demo_rl import run_demo_rl
+
+    run_demo_rl(parsed.out, parsed.seed)
