@@ -39,8 +39,8 @@ def measure(job: Job) -> None:
         for mode in MODES:
             if not table.wants(mode):
                 continue
-            if mode == "finetune" and job.device.type == "cpu":
-                batch = min(batch, 4)  # d3rlpy keeps what a trunk computes of 31 copies of each picture
+            if mode == "finetune":  # d3rlpy keeps what a trunk computes of 31 copies of each picture
+                batch = min(batch, 4 if job.device.type == "cpu" else 64)
             theirs, adapted = (
                 hosts_d3rlpy.CalQL(Setting(folder, size, batch, job.device, mode, ours)) for ours in (False, True)
             )
@@ -54,7 +54,7 @@ def measure(job: Job) -> None:
             for name, update in ways.items():
                 for _ in range(WARM + 2 if "graph" in name else 1):
                     update()
-            found = medians(in_turns(ways, job.device, *((0.05, 2) if job.quick else (3.0, 5))))
+            found = medians(in_turns(ways, job.device, *((0.05, 2) if job.quick else (1.0, 5))))
             for name, seconds in found.items():
                 speedup = found["d3rlpy"] / seconds
                 table.add(

@@ -85,7 +85,7 @@ def _rows(
                 agent.update()
         seen.append(sum(pictures) / UPDATES)
     ways = {str(number): agent.update for number, agent in enumerate(agents)}
-    times = medians(in_turns(ways, settings[0].device, *((0.05, 2) if quick else (3.0, 5))))
+    times = medians(in_turns(ways, settings[0].device, *((0.05, 2) if quick else (1.0, 5))))
     rows = []
     for number, (setting, agent) in enumerate(zip(settings, agents, strict=True)):
         trained = _changed(_trunks(agent), loaded)

@@ -49,7 +49,7 @@ def measure(job: Job) -> None:
             for update in updates.values():
                 for _ in range(5 if way == "cuda_graph" else 1):
                     update()
-            found = medians(in_turns(updates, job.device, *((0.05, 2) if job.quick else (3.0, 5))))
+            found = medians(in_turns(updates, job.device, *((0.05, 2) if job.quick else (1.0, 5))))
             table.add(
                 **{"policy": policy, "updates": way, "size": size, "batch": batch},
                 **{"frozen updates/s": 1 / found["frozen"], "finetuned updates/s": 1 / found["finetune"]},
