@@ -13,6 +13,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vie.models.pool import MaxPoolClip
 from vie.models.stem import StemConv2d, StemConv3d
 
 BATCH_NORM_MOMENTUM = 0.003
@@ -106,8 +107,7 @@ class PreActResNet18(nn.Module):
         dims = plan.dims
         self.width = width
         self.stem = conv(dims, 3, width, plan.stem, plan.over_space(2), (StemConv2d, StemConv3d))
-        pool = nn.MaxPool2d if dims == 2 else nn.MaxPool3d
-        self.pool = pool(plan.over_space(3), plan.over_space(2), plan.over_space(1, over_time=0))
+        self.pool = nn.MaxPool2d(3, 2, 1) if dims == 2 else MaxPoolClip(plan.strides_time)
         self.stages = nn.ModuleList()
         inputs = width
         for stage in range(4):
