@@ -1,5 +1,6 @@
 """How a test picture of any resolution becomes the square that a network takes."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,5 +83,14 @@ def _as_trained(frames: Tensor, sampling: Sampling) -> Tensor:
     if min(frames.shape[2:4]) > SHRINK_FROM * sampling.resized:
         frames = shrink(frames, sampling.resized)
     batch, _, height, width, _ = frames.shape
-    box = torch.from_numpy(centre_boxes(np.array([height]), np.array([width]), sampling)).to(frames.device)
+    # Of a graph that is being traced it is a constant, and what stands for it there must not be kept.
+    box = (_made_box if torch.compiler.is_compiling() else _kept_box)(height, width, sampling, frames.device)
     return crop_resize(frames, box.expand(batch, -1), sampling.size)
+
+
+def _made_box(height: int, width: int, sampling: Sampling, device: torch.device) -> Tensor:
+    return torch.from_numpy(centre_boxes(np.array([height]), np.array([width]), sampling)).to(device)
+
+
+# Nothing is to be copied to the device in every pass, nor can be while a CUDA graph is captured.
+_kept_box = functools.lru_cache(maxsize=64)(_made_box)
