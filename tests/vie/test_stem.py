@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from vie import create_model
-from vie.models.stem import StemConv2d, StemConv3d, fold
+from vie.models.stem import StemConv2d, StemConv3d, convolve_pictures, fold
 
 CASES = [
     ((7, 7), (2, 2), (3, 3), (9, 12)),
@@ -24,9 +24,10 @@ def test_a_folded_convolution_is_the_strided_one(kernel, stride, padding, size):
     expected = convolve(x, weight, stride=stride, padding=padding)
     upstream = torch.randn_like(expected)
     gradients = torch.autograd.grad(expected, (x, weight), upstream)
-    found = convolve(*fold(x, weight, stride, padding))
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(torch.autograd.grad(found, (x, weight), upstream), gradients)
+    folded = fold(x, weight, stride, padding)
+    for found in (convolve(*folded), convolve_pictures(*folded)):
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(torch.autograd.grad(found, (x, weight), upstream, retain_graph=True), gradients)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,7 +1,9 @@
 """The strided convolution that a network begins with, fast on the three channels of a picture.
 
 A convolution of stride s is one of stride 1 over blocks of s pixels a side, each laid out as channels (space to depth).
-On tensor cores that is about twice as fast, as they want channels in multiples of eight and get 12 or 24 in place of 3.
+A kernel along one axis is one of a single place over as many times the channels, the neighbours laid out likewise. So
+the convolution becomes one of pictures with 48 to 96 channels: tensor cores want them in multiples of eight, cuDNN's
+kernels for them in multiples of 32. On one H100 that is twice as fast as blocks alone, and blocks as PyTorch's own.
 """
 
 from collections.abc import Sequence
@@ -54,6 +56,31 @@ def fold(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int
     return _to_depth(F.pad(x, first[::-1]), stride), _to_depth(F.pad(weight, whole[::-1]), stride)
 
 
+def convolve_pictures(x: Tensor, weight: Tensor, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
+    """A plain convolution of stride 1 without padding, as one of pictures with one axis less to go over.
+
+    Args:
+        x: (B, C, [T,] H, W).
+        weight: (O, C, [K,] K', K").
+        layout: That the pictures are brought into.
+
+    Returns:
+        (B, O, [T',] H', W').
+    """
+    x, weight = _unroll(x, weight, 2 if x.ndim == 5 and weight.shape[2] > 1 else x.ndim - 1)
+    if x.ndim == 4:
+        return F.conv2d(x.contiguous(memory_format=layout), weight.contiguous(memory_format=layout))
+    pictures = x.transpose(1, 2).flatten(0, 1).contiguous(memory_format=layout)
+    found = F.conv2d(pictures, weight[:, :, 0].contiguous(memory_format=layout))
+    return found.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
+
+
+def _unroll(x: Tensor, weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Input and kernel with the places of the kernel along an axis as channels; one place is left there."""
+    neighbours = x.unfold(axis, weight.shape[axis], 1).movedim(-1, 1)
+    return neighbours.flatten(1, 2), weight.movedim(axis, 1).flatten(1, 2).unsqueeze(axis)
+
+
 def _to_depth(x: Tensor, stride: Sequence[int]) -> Tensor:
     split = [part for size, step in zip(x.shape[2:], stride, strict=True) for part in (size // step, step)]
     blocks = x.reshape(*x.shape[:2], *split)
@@ -75,6 +102,5 @@ def _forward(layer: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
     # Cast first, so that what is moved is half as large.
     stride, padding = layer.stride, cast(tuple[int, ...], layer.padding)
     folded, weight = fold(x.to(_dtype(x)), layer.weight.to(_dtype(x)), stride, padding)
-    if not layer.weight.is_contiguous(memory_format=LAYOUTS[len(stride)]):
-        folded, weight = folded.contiguous(), weight.contiguous()
-    return F.conv2d(folded, weight) if len(stride) == 2 else F.conv3d(folded, weight)
+    last = layer.weight.is_contiguous(memory_format=LAYOUTS[len(stride)])
+    return convolve_pictures(folded, weight, torch.channels_last if last else torch.contiguous_format)
