@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as tv
 from pretrain.data.readers import DeviceReader, ShardReader
 from vie import VieError
 from vie.video import Augmentation, Draw, Sampling, Shards, augment, clip_frames, draw
-from vie.video.apply import apply_draw, compiled_apply_draw
+from vie.video.apply import compiled_apply_draw
 from vie.video.augment import uniforms
 from vie.video.pixels import MEAN, STD, centre_boxes, crop_resize, normalise
 
@@ -246,7 +246,7 @@ def test_clips_do_not_depend_on_their_batch():
 
 def test_the_compiled_augmentation_is_the_plain_one(device):
     """In batches of two sizes, the second without some of the turns; on the CPU traced whole, but not compiled."""
-    apply = torch.compile(apply_draw, backend="eager", fullgraph=True) if device == "cpu" else compiled_apply_draw()
+    apply = compiled_apply_draw("eager" if device == "cpu" else "inductor")
     for count in (12, 2):
         frames, drawn = pictures(count, 3, 50, 60).to(device), drawn_for(32, count, 50, 60)
         found = augment(frames, drawn, 32, apply=apply)
