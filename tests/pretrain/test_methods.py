@@ -134,7 +134,8 @@ class TestEveryMethod:
 
     @NEEDS_GPU
     @pytest.mark.parametrize("mode", ["cuda_graph", "compile"])
-    def test_runs_on_a_gpu_as_it_does_in_eager_mode(self, method, mode, tiny_corpus, tmp_path):
+    def test_runs_on_a_gpu_as_it_does_in_eager_mode(self, method, mode, tiny_corpus, tmp_path, monkeypatch):
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
         losses = []
         for way in ("eager", mode):
             options = ["runtime.device=cuda", f"runtime.mode={way}", "monitor.labels=[]", "optim.lr=0.001"]
