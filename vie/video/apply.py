@@ -1,7 +1,7 @@
 """Applies a draw of the augmentation to pixels, in whole batches on the device."""
 
 import functools
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -9,26 +9,8 @@ import torch
 from torch import Tensor
 
 from vie.video.augment import Draw
+from vie.video.colours import HUE_TURN, Jitter, Parts, jitter, jitter_by_means, per_clip, to_grey
 from vie.video.pixels import MEAN, STD, Boxes, Channels, channels, crop_resize
-
-GREY = (0.299, 0.587, 0.114)
-
-HUE_TURN = 3
-"""Turns before the hue; as many come after it."""
-
-
-class Parts(NamedTuple):
-    """Which parts of the augmentation change any clip of a batch; the others are left out.
-
-    Attributes:
-        turns: Each of the six turns of brightness, contrast and saturation; see ``jitter``.
-        hue: The hue.
-        grey: Greyscale.
-    """
-
-    turns: tuple[bool, ...]
-    hue: bool
-    grey: bool
 
 
 class Apply(Protocol):
@@ -37,12 +19,6 @@ class Apply(Protocol):
     def __call__(
         self, frames: Tensor, numbers: Tensor, size: int, mean: Tensor, std: Tensor, parts: Parts
     ) -> Tensor: ...
-
-
-class Jitter(Protocol):
-    """What jitters colours: ``jitter``, or ``jitter_by_means`` to be compiled."""
-
-    def __call__(self, clip: Tensor, hue: Tensor, weights: Tensor, parts: Parts) -> Tensor: ...
 
 
 def apply_draw(frames: Tensor, numbers: Tensor, size: int, mean: Tensor, std: Tensor, parts: Parts) -> Tensor:
@@ -66,10 +42,11 @@ def _apply(
     frames: Tensor, numbers: Tensor, size: int, mean: Tensor, std: Tensor, parts: Parts, jitter: Jitter
 ) -> Tensor:
     clip = crop_resize(frames, numbers[:, :4], size, numbers[:, 4] > 0)
-    clip = jitter(clip, numbers[:, 6], numbers[:, 7:].unflatten(1, (2 * HUE_TURN, 3)), parts)
+    planes = jitter(clip.unbind(1), numbers[:, 6], numbers[:, 7:].unflatten(1, (2 * HUE_TURN, 3)), parts)
     if parts.grey:
-        clip = torch.where(_per_clip(numbers[:, 5] > 0), _grey(clip), clip)
-    return (clip - mean) / std
+        is_grey, grey = per_clip(numbers[:, 5] > 0), to_grey(planes)
+        planes = [torch.where(is_grey, grey, plane) for plane in planes]
+    return torch.stack([(plane - mean[channel]) / std[channel] for channel, plane in enumerate(planes)], dim=1)
 
 
 @functools.cache
@@ -121,63 +98,6 @@ def augment(
     return apply(frames, numbers, size, channels(mean, device), channels(std, device), parts)
 
 
-def jitter(clip: Tensor, hue: Tensor, weights: Tensor, parts: Parts) -> Tensor:
-    """Colour jitter with torchvision's definitions, in each clip's own order.
-
-    Brightness, contrast and saturation are one formula with different weights: x <- a x + b grey(x) + c mean(grey(x)),
-    cut to [0, 1]. So any order of the four is three turns of that formula before the hue and three after it, where a
-    clip sits a turn out by a = 1, b = c = 0: whole batches throughout, whatever each clip's order.
-
-    Args:
-        clip: (B, 3, T, H, W) in [0, 1].
-        hue: (B,) shift, in turns of the colour circle.
-        weights: (B, 6, 3) a, b, c of every turn.
-        parts: What is not left out.
-
-    Returns:
-        (B, 3, T, H, W) in [0, 1].
-    """
-    for turn, active in enumerate(parts.turns):
-        if turn == HUE_TURN and parts.hue:
-            clip = _hue(clip, _per_clip(hue))
-        if active:
-            a, b, c = (_per_clip(weight) for weight in weights[:, turn].unbind(1))
-            grey = _grey(clip)
-            clip = (a * clip + (b * grey + c * grey.mean(dim=(3, 4), keepdim=True))).clamp_(0, 1)
-    return clip
-
-
-def jitter_by_means(clip: Tensor, hue: Tensor, weights: Tensor, parts: Parts) -> Tensor:
-    """``jitter`` for the compiler: one turn of a clip needs its mean, which is found first.
-
-    That turn is its contrast. So compiled code goes over the pixels twice and keeps nothing between the turns, and does
-    twice the arithmetic, which on a GPU is free.
-    """
-    if not any(parts.turns):
-        return _all_turns(clip, hue, weights, 0.0, parts)
-    needs_mean = weights[:, :, 2] != 0
-    turn = torch.where(needs_mean.any(dim=1), needs_mean.int().argmax(dim=1), -1)
-    is_early = torch.arange(2 * HUE_TURN, device=clip.device) < turn[:, None]
-    idle = (torch.arange(3, device=clip.device) == 0).to(weights.dtype)
-    early = torch.where(is_early[..., None], weights, idle)
-    before = _all_turns(clip, torch.where(turn >= HUE_TURN, hue, 0), early, 0.0, parts)
-    return _all_turns(clip, hue, weights, _grey(before).mean(dim=(3, 4), keepdim=True), parts)
-
-
-def _all_turns(clip: Tensor, hue: Tensor, weights: Tensor, mean: Tensor | float, parts: Parts) -> Tensor:
-    for turn, active in enumerate(parts.turns):
-        if turn == HUE_TURN and parts.hue:
-            clip = _hue(clip, _per_clip(hue))
-        if active:
-            a, b, c = (_per_clip(weight) for weight in weights[:, turn].unbind(1))
-            clip = (a * clip + (b * _grey(clip) + c * mean)).clamp(0, 1)
-    return clip
-
-
-def _per_clip(numbers: Tensor) -> Tensor:
-    return numbers.view(-1, 1, 1, 1, 1)
-
-
 def _turns(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """In which of the six turns each clip has its brightness, contrast and saturation: (B, 3)."""
     place = np.argsort(order, axis=1)
@@ -201,28 +121,3 @@ def _blend_weights(factors: npt.NDArray[np.float32], order: npt.NDArray[np.int64
     weights[clips, saturation, 0] = factors[:, 2]
     weights[clips, saturation, 1] = 1 - factors[:, 2]
     return weights
-
-
-def _grey(clip: Tensor) -> Tensor:
-    red, green, blue = clip.split(1, dim=1)
-    return GREY[0] * red + GREY[1] * green + GREY[2] * blue
-
-
-def _hue(clip: Tensor, shift: Tensor) -> Tensor:
-    """Turns the colour circle in HSV space.
-
-    Smith 1978: of value v, chroma c and hue h in sixths of a turn, channel n (5, 3, 1 for red, green, blue) is
-    v - c * clamp(min(k, 4 - k), 0, 1) with k = (n + h) mod 6.
-    """
-    value, brightest = clip.max(dim=1, keepdim=True)
-    chroma = value - clip.amin(dim=1, keepdim=True)
-    red, green, blue = clip.split(1, dim=1)
-    divisor = torch.where(chroma == 0, 1.0, chroma)
-    sixth = torch.where(
-        brightest == 0,
-        (green - blue) / divisor,
-        torch.where(brightest == 1, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
-    )
-    base = sixth + 6 * shift
-    turned = torch.cat([base + 5, base + 3, base + 1], dim=1).remainder(6)
-    return value - chroma * torch.minimum(turned, 4 - turned).clamp_(0, 1)
