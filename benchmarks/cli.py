@@ -1,6 +1,7 @@
 """The command line: ``vie-bench transfer | table | control-probe | agents | speed | demo | demo-rl``."""
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -84,6 +85,7 @@ def run(arguments: Sequence[str]) -> None:
     speed.add_argument("--only", default="", metavar="TEXT", help="the rows whose name contains this")
     speed.add_argument("--budget", type=float, default=3600, help="seconds after which no row begins (%(default)s)")
     speed.add_argument("--videos", help="folder or listing of source videos (default: synthetic ones)")
+    speed.add_argument("--corpora", metavar="DIR", help="keep synthetic corpora here for other commands")
     speed.add_argument("--workers", type=int, help="processes of a loader (default: one for each core)")
     speed.add_argument("--device", default="auto", help="auto, cpu or cuda")
     speed.set_defaults(carry_out=_speed)
@@ -209,29 +211,31 @@ def _control(parsed: argparse.Namespace) -> None:
 
 
 def _speed(parsed: argparse.Namespace) -> None:
-    from benchmarks.speed.record import Job
+    from benchmarks.speed.record import Job, scratch
     from pretrain.runtime import resolve_device
 
     unknown = set(parsed.measurements) - set(SPEEDS)
     if unknown:
         raise VieError(f"there is no measurement {', '.join(sorted(unknown))}: choose from {', '.join(SPEEDS)}")
-    job = Job(
-        resolve_device(parsed.device),
-        parsed.out,
-        parsed.quick,
-        parsed.only,
-        parsed.videos,
-        parsed.workers or len(os.sched_getaffinity(0)),
-        time.monotonic() + parsed.budget,
-    )
-    for name in parsed.measurements or SPEEDS:
-        print(f"\n## {name}: {SPEEDS[name]}", flush=True)
-        try:
-            module = importlib.import_module(f"benchmarks.speed.{name.replace('-', '_')}")
-        except ImportError as error:
-            print(f"({name} is left out: {error})", flush=True)
-            continue
-        module.measure(job)
+    with contextlib.nullcontext(parsed.corpora) if parsed.corpora else scratch() as corpora:
+        job = Job(
+            resolve_device(parsed.device),
+            parsed.out,
+            parsed.quick,
+            parsed.only,
+            parsed.videos,
+            parsed.workers or len(os.sched_getaffinity(0)),
+            time.monotonic() + parsed.budget,
+            Path(corpora),
+        )
+        for name in parsed.measurements or SPEEDS:
+            print(f"\n## {name}: {SPEEDS[name]}", flush=True)
+            try:
+                module = importlib.import_module(f"benchmarks.speed.{name.replace('-', '_')}")
+            except ImportError as error:
+                print(f"({name} is left out: {error})", flush=True)
+                continue
+            module.measure(job)
 
 
 def _demo(parsed: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from vie import MemoryBank, cluster
 from vie.clustering import Engine
 
 QUERIES, NEIGHBOURS, DIM = 128, (512, 4096), 128
-CLUSTERS = (8_000, 10_000)
+CLUSTERS = (10_000, 8_000)
 ITERATIONS = 20
 COLUMNS = {
     **{"task": "", "engine": "", "seconds": ".4f", "k-means pass, s": ".4f", "20 iterations, s": ".2f"},

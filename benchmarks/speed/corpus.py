@@ -20,11 +20,13 @@ from vie.video.index import INDEX_NAME
 ROWS = 240_000
 
 
-def synthetic_corpus(folder: Path, short_side: int, job: Job) -> Path:
-    """Writes a corpus into ``folder``, unless it is there."""
+def synthetic_corpus(short_side: int, job: Job) -> Path:
+    """Writes a corpus into the job's folder of corpora, unless it is there, and returns its own."""
+    assert job.corpora is not None, "the job names no folder of corpora"
+    folder = job.corpora / f"synthetic-{short_side}"
     if not (folder / INDEX_NAME).exists():
         folder.mkdir(parents=True)
-        videos, frames, rows = (4, 20, 2_000) if job.quick else (48, 72, ROWS)
+        videos, frames, rows = (4, 20, 2_000) if job.quick else (16, 72, ROWS)
         chunks = [partial(_render, number, frames) for number in range(videos)]
         write_prepared(folder, "synthetic videos", chunks, FPS, short_side, job.workers)
         _repeat(folder / INDEX_NAME, rows)

@@ -1,13 +1,12 @@
 """JPEG frames of a prepared corpus into pixels: one core of the host beside the device, in clips of 16 frames."""
 
 import statistics
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from benchmarks.speed.corpus import synthetic_corpus
-from benchmarks.speed.record import Job, Table, in_turns, scratch
+from benchmarks.speed.record import Job, Table, in_turns
 from pretrain.data.late import decode_files
 from vie.video import Shards
 
@@ -20,19 +19,18 @@ def measure(job: Job) -> None:
     table = Table(job, "decode", COLUMNS)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with scratch() as folder:
-        for side in (128, 256):
-            shards = Shards(synthetic_corpus(Path(folder) / str(side), side, job))
-            for name, device, images in (
-                ("one core", torch.device("cpu"), FRAMES),
-                *((("device", job.device, count) for count in (256, 1024)) if job.device.type == "cuda" else ()),
-            ):
-                row = f"{side} {name} {images}"
-                if table.wants(row):
-                    try:
-                        table.add(**_row(shards, side, name, device, images, job.quick))
-                    except RuntimeError as error:
-                        table.skip(row, error)
+    for side in (128, 256):
+        shards = Shards(synthetic_corpus(side, job))
+        for name, device, images in (
+            ("one core", torch.device("cpu"), FRAMES),
+            *((("device", job.device, count) for count in (256, 1024)) if job.device.type == "cuda" else ()),
+        ):
+            row = f"{side} {name} {images}"
+            if table.wants(row):
+                try:
+                    table.add(**_row(shards, side, name, device, images, job.quick))
+                except RuntimeError as error:
+                    table.skip(row, error)
     torch.set_num_threads(threads)
 
 

@@ -48,9 +48,9 @@ CASES = (
 
 
 def open_trainer(case: Case, job: Job, folder: Path, run: str, *settings: str) -> Trainer:
-    """The trainer of a case on a synthetic corpus in ``folder``, with a bank as large as Kinetics-400's."""
+    """The trainer of a case on a synthetic corpus, with its run in ``folder`` and a bank as large as Kinetics-400's."""
     torch._dynamo.reset()  # its limits on compilations count over all cases
-    data = synthetic_corpus(folder / f"corpus-{case.short_side}", case.short_side, job)
+    data = synthetic_corpus(case.short_side, job)
     common = [
         f"data.path={data}",
         f"run={folder / run}",

@@ -121,7 +121,7 @@ def _scaling(job: Job, size: int, folder: Path) -> None:
 
 def _train(case: Case, ranks: int, job: Job, folder: Path, name: str, *settings: str) -> Path:
     """Carries a run of ``vie-pretrain train`` out and returns its folder."""
-    data = synthetic_corpus(folder / f"corpus-{case.short_side}", case.short_side, job)
+    data = synthetic_corpus(case.short_side, job)
     torchrun = ("torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m") if ranks > 1 else ()
     common = (
         *("--config", case.recipe, f"data.path={data}", f"run={folder / name}", f"runtime.device={job.device.type}"),

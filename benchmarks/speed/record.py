@@ -32,6 +32,7 @@ class Job:
         videos: Folder or listing of source videos; None writes synthetic ones.
         workers: Processes of a loader.
         deadline: On ``time.monotonic``; no row is begun after it.
+        corpora: Folder of synthetic corpora, which all measurements share.
     """
 
     device: torch.device
@@ -41,6 +42,7 @@ class Job:
     videos: str | None = None
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     deadline: float = float("inf")
+    corpora: Path | None = None
 
 
 class Table:

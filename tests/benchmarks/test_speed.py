@@ -61,7 +61,7 @@ def test_the_median_over_turns():
 
 
 def test_a_part_is_replaced_for_a_while(tmp_path):
-    trainer = open_trainer(CASES[0], Job(CPU, quick=True, workers=1), tmp_path, "run")
+    trainer = open_trainer(CASES[0], Job(CPU, quick=True, workers=1, corpora=tmp_path), tmp_path, "run")
     before = trainer.apply, trainer.step
     step = synthetic_step(trainer)
     seen = []
