@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from vie import nearest
+from vie.neighbours import largest
 
 WHOLE_BYTES = 2**31
 """Up to this size the similarities with all rows are held at once: cheaper than gathering M or k rows for each clip."""
@@ -41,14 +42,17 @@ class HeldWhole:
     """One product with all rows serves both objectives."""
 
     def __init__(self, clips: Tensor, rows: Tensor) -> None:
+        self._clips, self._rows = clips, rows
         self._product = clips @ rows.to(clips.dtype).T
 
     def at(self, place: Tensor, wanted: Tensor) -> Tensor:
+        if place.shape[1] * self._rows.shape[1] < len(self._rows):
+            # The gradient through the product would be as large as the product, and nearly all of it zero.
+            return torch.linalg.vecdot(self._clips[:, None], self._rows[place].to(self._clips.dtype))
         return self._product.gather(1, place)
 
     def nearest(self, k: int, in_order: bool) -> tuple[Tensor, Tensor]:
-        found = torch.topk(self._product.detach(), k, dim=1, sorted=in_order)
-        return found.values, found.indices
+        return largest(self._product.detach(), k, in_order)
 
     def log_sum(self, temperature: float) -> Tensor:
         return torch.logsumexp(self._product / temperature, dim=1)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vie import knn_scores, nearest, neighbours
 from vie.linear import linear_readout
+from vie.neighbours import largest_by_blocks
 
 
 def sphere(rows: int, dim: int, seed: int = 0) -> Tensor:
@@ -25,6 +26,26 @@ def test_nearest_equals_brute_force(device, monkeypatch, chunk_bytes, k):
     expected = np.argsort(-product, axis=1)[:, :k]
     np.testing.assert_array_equal(found.cpu().numpy(), expected)
     np.testing.assert_allclose(similarity.cpu().numpy(), np.take_along_axis(product, expected, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "k"), [(96, 3), (100, 3), (1000, 31), (32, 1), (33, 1)])
+@pytest.mark.parametrize("in_order", [True, False])
+def test_the_largest_by_blocks_are_the_largest(device, n, k, in_order):
+    generator = torch.Generator().manual_seed(n)
+    numbers = torch.stack([torch.randperm(n, generator=generator) for _ in range(20)]).float().to(device)
+    numbers[0] = torch.arange(n)  # all of the largest in one block, or in what is left over
+    values, places = largest_by_blocks(numbers, k, in_order)
+    expected = torch.topk(numbers, k, dim=1)
+    if in_order:
+        assert torch.equal(places, expected.indices)
+    assert torch.equal(values, numbers.gather(1, places))
+    assert torch.equal(values.sort(dim=1, descending=True).values, expected.values)
+
+
+def test_of_equal_numbers_as_many_are_found():
+    values, places = largest_by_blocks(torch.zeros(2, 70), 2)
+    assert values.tolist() == [[0, 0], [0, 0]]
+    assert all(len(set(row)) == 2 for row in places.tolist())
 
 
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (10, 0.07), (10, 1.0)])
