@@ -195,7 +195,9 @@ def test_workers_share_the_arrays(tmp_path):
         os.write(send, str(private_bytes() - before).encode())
         os._exit(0)
     os.waitpid(child, 0)
-    assert int(os.read(receive, 100)) < 8 * 2**20  # the arrays are 26 MB; lists of Python strings were 30 more
+    # The arrays are 26 MB; lists of Python strings were 30 more. What other threads of the parent write to meanwhile
+    # counts as the child's own.
+    assert int(os.read(receive, 100)) < 22 * 2**20
 
 
 def private_bytes():

@@ -160,7 +160,9 @@ def test_networks_that_centre_their_pixels(hub, name):
     ours, own = (torch.tensor(values).view(-1, 1, 1) for values in (model.mean, model.std))
     with torch.no_grad():
         expected = classified(peer, peer.fc, (pixels - mean) / std)
-        torch.testing.assert_close(model.pooled(((pixels - ours) / own)[:, :, None]), expected, rtol=1e-3, atol=1e-4)
+        found = model.pooled(((pixels - ours) / own)[:, :, None])
+    # Features of millions, of weights that were drawn: what is small among them is a difference of large numbers.
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("name", ["resnet50", "efficientnet_b1", "swin_t"])
