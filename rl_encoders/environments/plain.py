@@ -10,23 +10,12 @@ from gymnasium import spaces
 from PIL import Image
 
 from rl_encoders.environments.kinds import Opened
-from rl_encoders.replay.trajectory import Array, Space
+from rl_encoders.replay.trajectory import Array, Space, from_unit, to_unit
 from rl_encoders.rollout import Parts, is_success
 from vie import VieError
 
 Reward = Literal["task", "success"]
-Numbers = npt.NDArray[np.floating[Any]]
 TOLERANCE = 1e-4  # by which rounding may put an action out of its bounds, as ``Trajectory.check`` allows
-
-
-def to_unit(action: Numbers, low: Numbers, high: Numbers) -> npt.NDArray[np.float32]:
-    """From an environment's own bounds into [-1, 1]; exactly as it is where these are its bounds already."""
-    return np.asarray((action - low) / (high - low) * 2.0 - 1.0, np.float32)
-
-
-def from_unit(action: Numbers, low: Numbers, high: Numbers) -> npt.NDArray[np.float32]:
-    """From [-1, 1] into an environment's own bounds."""
-    return np.asarray((action + 1.0) / 2.0 * (high - low) + low, np.float32)
 
 
 def box(shape: tuple[int, ...], dtype: np.dtype[Any]) -> spaces.Box:

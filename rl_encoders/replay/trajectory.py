@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,17 @@ import numpy.typing as npt
 from vie import VieError
 
 Array = npt.NDArray[np.generic]
+Numbers = npt.NDArray[np.floating[Any]]
+
+
+def to_unit(action: Numbers, low: Numbers, high: Numbers) -> npt.NDArray[np.float32]:
+    """From bounds (A,) into [-1, 1]."""
+    return np.asarray((action - low) / (high - low) * 2.0 - 1.0, np.float32)
+
+
+def from_unit(action: Numbers, low: Numbers, high: Numbers) -> npt.NDArray[np.float32]:
+    """From [-1, 1] into bounds (A,)."""
+    return np.asarray((action + 1.0) / 2.0 * (high - low) + low, np.float32)
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,11 @@ class Space:
     @property
     def action_dim(self) -> int:
         return len(self.low)
+
+    @property
+    def is_unit(self) -> bool:
+        """Whether its actions are in [-1, 1], as agents choose them."""
+        return bool((self.low == -1).all() and (self.high == 1).all())
 
 
 @dataclass(frozen=True)
@@ -73,7 +90,7 @@ class Trajectory:
             raise self._wrong(
                 f"has an action {self.actions[step, part]:.3g} in place {part} of step {step}, outside "
                 f"[{space.low[part]:.3g}, {space.high[part]:.3g}]",
-                "scale its actions to those of the environment",
+                "scale its actions to those of the environment; without one, give data.scale_actions=true",
             )
         for name, (shape, dtype) in space.observations.items():
             if name not in self.observations:

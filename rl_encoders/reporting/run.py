@@ -7,8 +7,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from rl_encoders.training.commands import CONFIG_NAME
 from rl_encoders.training.films import Film, read_films
+from rl_encoders.training.policy import CONFIG_NAME
 from rl_encoders.training.retraining import RESULTS, Comparison
 from rl_encoders.training.settings import TrainConfig, parse_train_config
 from vie.errors import VieError

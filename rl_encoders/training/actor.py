@@ -15,18 +15,20 @@ from rl_encoders.rollout import Action, Parts
 class Actor:
     """Acts in episodes that go on together, and keeps what its agent's eyes keep of each observation."""
 
-    def __init__(self, agent: Agent, explore: bool, chunk: int = 1) -> None:
+    def __init__(self, agent: Agent, explore: bool, chunk: int = 1, remember: bool = True) -> None:
         """Before the first observation.
 
         Args:
             agent: That acts.
             explore: Whether actions are drawn to explore, or the best.
             chunk: Actions that it chooses at once; the episodes are to begin together.
+            remember: Whether all of an episode is kept, for ``kept``, or only what the next action needs.
         """
         self.agent, self.explore, self.chunk = agent, explore, chunk
         eyes: Perception = agent.eyes
         self.reach = eyes.reach
         self.back = {name: np.asarray(steps) for name, steps in eyes.back.items()}
+        self._most = None if remember else 1 + max((int(steps.max()) for steps in self.back.values()), default=0)
         self._seen: dict[int, list[Parts]] = {}
         self._rows: dict[int, list[dict[str, Tensor]]] = {}
         self._chosen: dict[int, list[Action]] = {}
@@ -56,7 +58,10 @@ class Actor:
             histories.append(self._seen[episode])
         found = eyes.keep_newest(histories)
         for number, episode in enumerate(seen):
-            self._rows.setdefault(episode, []).append({name: rows[number] for name, rows in found.items()})
+            rows = self._rows.setdefault(episode, [])
+            rows.append({name: newest[number] for name, newest in found.items()})
+            if self._most is not None:
+                del rows[: -self._most]
 
     def _newest(self, episode: int) -> dict[str, Tensor]:
         rows, found = self._rows[episode], {}

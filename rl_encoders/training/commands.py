@@ -13,12 +13,12 @@ from rl_encoders.environments import Environment, make_environment
 from rl_encoders.replay.trajectory import Space
 from rl_encoders.training.actor import Actor
 from rl_encoders.training.build import bounded_agent, build_agent, build_eyes, gamma_of, parts_seen
-from rl_encoders.training.checkpoint import load_state
 from rl_encoders.training.data import read_data, space_of_run
 from rl_encoders.training.evaluation import evaluate as evaluate_agent
 from rl_encoders.training.evaluation import summary
-from rl_encoders.training.loop import CHECKPOINT, Training
+from rl_encoders.training.loop import Training
 from rl_encoders.training.mixture import Parted, transitions
+from rl_encoders.training.policy import CONFIG_NAME, config_of, trained_agent, write_space
 from rl_encoders.training.rates import check_rates
 from rl_encoders.training.retraining import Comparison, retrain, value_bounds
 from rl_encoders.training.settings import TrainConfig, parse_ooo_config, parse_train_config
@@ -27,8 +27,6 @@ from vie.distributed import ALONE
 from vie.errors import VieError
 from vie.files import locked, write_text_atomically
 from vie.settings import dump_settings, flatten
-
-CONFIG_NAME = "config.yaml"
 
 FREE = (
     *("run", "device", "offline_updates", "online_steps", "evaluate_every", "evaluation_episodes", "log_every"),
@@ -105,18 +103,12 @@ def evaluate(run: Path, episodes: int, overrides: Sequence[str] = ()) -> dict[st
     Raises:
         VieError: There is no such run, it has no environment, or has learned nothing yet.
     """
-    if not (run / CONFIG_NAME).exists():
-        raise VieError(f"{run} holds no run: give the folder of one that vie-rl train has begun")
-    config = parse_train_config([run / CONFIG_NAME], [*overrides, f"run={run}", f"evaluation_episodes={episodes}"])
+    config = config_of(run, [*overrides, f"evaluation_episodes={episodes}"])
     _check_same(config)
     if not config.environment.name:
         raise VieError(f"{run} has no environment to act in: it was trained on data alone")
-    state = load_state(run / CHECKPOINT)
-    if state is None:
-        raise VieError(f"{run} holds no checkpoint yet: train it first")
     with opened_worlds(replace(config, films=0)) as worlds:
-        agent = build_agent(config, worlds[0].space)
-        agent.load_state_dict(state["agent"])
+        agent = trained_agent(config, worlds[0].space)
         return summary(
             evaluate_agent(
                 lambda: Actor(agent, explore=False, chunk=config.data.chunk), worlds, episodes, config.seed, run.name
@@ -179,6 +171,7 @@ def carry_out(
         _check_same(config)
         training = Training(settings, agent, source, worlds, config.environment.control_hz)
         write_text_atomically(Path(config.run) / CONFIG_NAME, dump_settings(config))
+        write_space(Path(config.run), space)
         return training.train()
 
 

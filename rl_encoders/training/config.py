@@ -20,6 +20,8 @@ class DataConfig:
         chunk: Actions that are chosen at once and carried out one after another, as one long action.
         device: Where transitions are kept: auto (that of the agent), cpu or cuda.
         demonstrations: Whether every episode of a LeRobot dataset without rewards succeeds, rewarded by 1 at its end.
+        scale_actions: Whether the actions of a dataset without an environment are brought to [-1, 1]: each component's
+            least and largest become the ends. The run's policy acts in the dataset's units (``load_policy``).
         of_another_world: Whether data of ``vie-rl collect`` may be of another environment than the run's, or of the
             same with other settings.
         mix: Share of the offline data in a batch online; -1 is as much as there is of it.
@@ -36,6 +38,7 @@ class DataConfig:
     chunk: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     demonstrations: bool = False
+    scale_actions: bool = False
     of_another_world: bool = False
     mix: float = 0.5
 

@@ -1,11 +1,12 @@
 """The offline data of a run, as its agent keeps it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rl_encoders.agents.perception import Perception
 from rl_encoders.environments import Environment
@@ -23,12 +24,17 @@ def open_data(config: TrainConfig) -> Trajectories:
 
 
 def space_of_run(config: TrainConfig, worlds: Sequence[Environment]) -> Space:
-    """What a run's environment gives and takes; without one, what its data holds, with actions in [-1, 1].
+    """What a run's environment gives and takes; without one, what its data holds.
 
     Raises:
         VieError: There is neither; or ``vie-rl collect`` recorded the data in another environment.
     """
     if worlds:
+        if config.data.scale_actions:
+            raise VieError(
+                f"data.scale_actions=true is for data without an environment: {config.environment.name} takes actions "
+                "in [-1, 1], and the data has to hold what it took"
+            )
         if config.dataset and not config.data.of_another_world:
             _check_same_world(config, open_data(config).facts, worlds[0])
         return worlds[0].space
@@ -37,8 +43,18 @@ def space_of_run(config: TrainConfig, worlds: Sequence[Environment]) -> Space:
     first: Trajectory | None = next(iter(open_data(config)), None)
     if first is None:
         raise VieError(f"{config.dataset} holds no episodes: give another dataset")
-    ones = np.ones(first.actions.shape[1], np.float32)
-    return Space({name: (part.shape[1:], part.dtype) for name, part in first.observations.items()}, -ones, ones)
+    high = np.ones(first.actions.shape[1], np.float32)
+    low = -high
+    if config.data.scale_actions:
+        low, high = _bounds(open_data(config).actions())
+    return Space({name: (part.shape[1:], part.dtype) for name, part in first.observations.items()}, low, high)
+
+
+def _bounds(actions: Iterable[npt.NDArray[np.float32]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """The least and the largest of each component (A,); about one that never changes, room."""
+    ends = [(np.fmin.reduce(one), np.fmax.reduce(one)) for one in actions]
+    low, high = np.fmin.reduce([least for least, _ in ends]), np.fmax.reduce([most for _, most in ends])
+    return np.where(low == high, low - 1, low), np.where(low == high, high + 1, high)
 
 
 def read_data(config: TrainConfig, space: Space, eyes: Perception) -> list[Stored]:

@@ -1,7 +1,7 @@
 """What an agent has kept of its episodes, on disk before the next one begins."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from rl_encoders.agents.perception import Perception
 from rl_encoders.agents.returns import monte_carlo_returns
 from rl_encoders.replay.buffer import Replay
-from rl_encoders.replay.trajectory import Space, Trajectory
+from rl_encoders.replay.trajectory import Space, Trajectory, to_unit
 from rl_encoders.training.config import DataConfig, RunConfig
 from vie.errors import VieError
 from vie.files import write_atomically
@@ -82,7 +82,7 @@ def stored(trajectory: Trajectory, kept: dict[str, Tensor], config: DataConfig) 
 def read_offline(
     trajectories: Iterable[Trajectory], space: Space | None, eyes: Perception, config: DataConfig
 ) -> Iterator[Stored]:
-    """Offline data, checked against the environment where there is one, and seen once.
+    """Offline data, checked against the environment where there is one, and seen once; actions are in [-1, 1] then.
 
     Raises:
         VieError: A trajectory does not fit; it is named.
@@ -90,6 +90,9 @@ def read_offline(
     for trajectory in trajectories:
         if space is not None:
             trajectory.check(space)
+            if not space.is_unit:
+                scaled = to_unit(trajectory.actions.astype(np.float64), space.low, space.high)
+                trajectory = replace(trajectory, actions=scaled)
         yield stored(trajectory, eyes.keep(trajectory.observations), config)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from rl_encoders.datasets import INFO, Episode, open_dataset
 from rl_encoders.replay.trajectory import Array, Trajectory
@@ -18,8 +19,12 @@ def is_lerobot(folder: Path) -> bool:
     return (folder / INFO).is_file()
 
 
-def read(path: str, demonstrations: bool) -> tuple[Callable[[], Iterator[Trajectory]], int, Mapping[str, float | None]]:
-    """What gives the trajectories, how many there are, and how many frames a second has (``fps``).
+def read(
+    path: str, demonstrations: bool
+) -> tuple[
+    Callable[[], Iterator[Trajectory]], int, Mapping[str, float | None], Callable[[], Iterator[npt.NDArray[np.float32]]]
+]:
+    """What gives the trajectories, how many there are, frames of a second (``fps``), and what gives actions alone.
 
     ``observation.images.NAME`` is ``NAME``, ``observation.image`` is ``pixels`` and ``observation.state`` is ``state``.
     Actions are as they were recorded. A frame is seen before each action and none after the last: an episode that ends
@@ -39,17 +44,25 @@ def read(path: str, demonstrations: bool) -> tuple[Callable[[], Iterator[Traject
         for episode in dataset:
             yield _trajectory(episode, f"{episode.name} of {path}", demonstrations)
 
-    return trajectories, len(dataset), {"fps": dataset.fps}
+    def actions() -> Iterator[npt.NDArray[np.float32]]:
+        for episode in dataset:
+            yield _actions(episode, f"{episode.name} of {path}")
+
+    return trajectories, len(dataset), {"fps": dataset.fps}, actions
 
 
-def _trajectory(episode: Episode, name: str, demonstrations: bool) -> Trajectory:
+def _actions(episode: Episode, name: str) -> npt.NDArray[np.float32]:
     if "action" not in episode.numbers:
         raise VieError(f"{name} has no actions: give a dataset that has")
     actions = np.asarray(episode.numbers["action"], np.float32)
-    length = len(actions)
-    actions = actions.reshape(length, -1)
-    if length == 0:
+    if len(actions) == 0:
         raise VieError(f"{name} has no steps: leave it out")
+    return actions.reshape(len(actions), -1)
+
+
+def _trajectory(episode: Episode, name: str, demonstrations: bool) -> Trajectory:
+    actions = _actions(episode, name)
+    length = len(actions)
     if demonstrations:
         rewards = np.zeros(length, np.float32)
         rewards[-1] = 1.0

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rl_encoders.environments.plain import to_unit
-from rl_encoders.replay.trajectory import Array, Trajectory
+from rl_encoders.replay.trajectory import Array, Trajectory, to_unit
 from vie import VieError
 
 PREFIX = "minari:"

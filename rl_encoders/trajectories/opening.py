@@ -5,8 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from rl_encoders.replay.trajectory import Trajectory
 from vie import VieError
+
+Actions = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -18,15 +23,21 @@ class Trajectories:
         trajectories: Gives them, each time it is called.
         count: How many there are; None where only reading them tells.
         facts: What is told of all of them: what ``vie-rl collect`` recorded, as their environment; LeRobot's ``fps``.
+        actions_alone: Gives the actions (T, A) of each without reading a picture, where that can be done.
     """
 
     name: str
     trajectories: Callable[[], Iterator[Trajectory]]
     count: int | None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    actions_alone: Callable[[], Iterator[Actions]] | None = None
 
     def __iter__(self) -> Iterator[Trajectory]:
         return self.trajectories()
+
+    def actions(self) -> Iterator[Actions]:
+        """The actions (T, A) of each."""
+        return self.actions_alone() if self.actions_alone else (one.actions for one in self)
 
 
 def open_trajectories(path: str, demonstrations: bool = False) -> Trajectories:

@@ -3,9 +3,11 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from rl_encoders.training.commands import train
 from rl_encoders.trajectories import MinariWriter
 from tests.rl_encoders.training.worlds import LENGTH, Line, random_walks
 from vie import create_model, save_pretrained
@@ -85,8 +87,11 @@ def test_agents(here):
         "=2000": "=2",
         "draw(256": "draw(8",
         "PARLConfig()": "PARLConfig(critic_hidden=(16,))",
+        'policy({"pixels": picture})': 'policy({"pixels": picture, "place": np.zeros(1)})',
     }
-    names = {"Line": Line}
+    seen = ["encoder.source=runs/mine/encoder-la", "encoder.size=32", "environment.state=[place]"]
+    train(["bc"], ["dataset=PONG", "run=runs/pong", "offline_updates=1", "data.batch=8", *seen])
+    names = {"Line": Line, "np": np, "picture": np.zeros((32, 32, 3), np.uint8)}
     exec(shorter("\n".join(page("agents.md")), changes), names)
     assert names["action"].shape == (1, 1)
     for name, learned in (("pong-by-hand", 2 + LENGTH), ("cloning", 2), ("noisy", 2 + LENGTH)):
