@@ -45,10 +45,11 @@ class Task:
     """Where agents act, and what they learn from before.
 
     Attributes:
-        environment: As ``rl_encoders.environments.make_environment`` takes it, like the next three.
+        environment: As ``rl_encoders.environments.make_environment`` takes it, like the next four.
         size: Side of the pictures in pixels.
         max_steps: Of an episode; null is the environment's own.
         reward: ``task`` or ``success``.
+        arguments: Of the environment's own constructor.
         state: Parts of an observation that are numbers, which the agents see too.
         collect: The offline dataset, where it is to be made.
         data: Name among ``given``, where it is there already.
@@ -61,6 +62,7 @@ class Task:
     size: int = 64
     max_steps: int | None = None
     reward: Literal["task", "success"] = "task"
+    arguments: dict[str, Any] = field(default_factory=dict)
     state: list[str] = field(default_factory=list)
     collect: Collected | None = None
     data: str | None = None

@@ -1,6 +1,7 @@
 """The works of a job of agents: its datasets, each once, and its runs, each with every seed."""
 
 import hashlib
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -27,7 +28,7 @@ FREE = {"device", "films", "log_every", "checkpoint_every", "encoder.cache", "en
 PLACED = {"run", "seed", "dataset", "encoder.source"}
 """Settings whose values are folders of the machine, or count up."""
 
-OWN = PLACED | {f"environment.{name}" for name in ("name", "size", "max_steps", "reward", "state")}
+OWN = PLACED | {f"environment.{name}" for name in ("name", "size", "max_steps", "reward", "arguments", "state")}
 """Settings that a job says by its tasks and encoders."""
 
 
@@ -116,6 +117,7 @@ class Plan:
         command += [f"--{setting}={value}" for setting, value in asdict(how).items()]
         command += [f"--size={task.size}", f"--reward={task.reward}"]
         command += [] if task.max_steps is None else [f"--max-steps={task.max_steps}"]
+        command += [f"{argument}={json.dumps(value)}" for argument, value in task.arguments.items()]
 
         def follows(before: Asked) -> None:
             if before["episodes"] > how.episodes:
@@ -153,6 +155,7 @@ class Plan:
             *(f"environment.name={task.environment}", f"environment.size={task.size}"),
             f"environment.max_steps={'null' if task.max_steps is None else task.max_steps}",
             *(f"environment.reward={task.reward}", f"environment.state=[{','.join(task.state)}]"),
+            f"environment.arguments={json.dumps(task.arguments)}",
         ]
 
     def _asked(self, run: Run, digests: Mapping[str, str]) -> Asked:
@@ -191,7 +194,11 @@ def _made_of(task: Task, digests: Mapping[str, str]) -> Asked:
     assert task.collect is not None
     how = {name: value for name, value in asdict(task.collect).items() if name != "parallel"}
     recordings = {"recordings": digests[task.collect.recorded]} if task.collect.recorded else {}
-    return {name: getattr(task, name) for name in ("environment", "size", "max_steps", "reward")} | how | recordings
+    return (
+        {name: getattr(task, name) for name in ("environment", "size", "max_steps", "reward", "arguments")}
+        | how
+        | recordings
+    )
 
 
 def _check_same(before: Asked, now: Asked) -> None:
