@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class MaxPoolClip(nn.MaxPool3d):
     """``nn.MaxPool3d`` of kernel 3, stride 2 and padding 1 over height and width, and over time too if asked.
 
-    On a GPU it goes over one axis after another: PyTorch compiles a window of 27 into a reduction, and the backward
-    of no clip's pooling at all. Where several numbers are the largest, another of them may get the gradient.
+    Compiled for a GPU it goes over one axis after another: PyTorch compiles a window of 27 into a reduction, and the
+    backward of no clip's pooling at all. Where several numbers are the largest, another of them may get the gradient.
     """
 
     def __init__(self, over_time: bool) -> None:
@@ -19,7 +19,9 @@ class MaxPoolClip(nn.MaxPool3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C, T', H', W'), halved and rounded up."""
-        return pool_by_axes(x, self.over_time) if x.device.type == "cuda" else super().forward(x)
+        if x.device.type == "cuda" and torch.compiler.is_compiling():
+            return pool_by_axes(x, self.over_time)
+        return super().forward(x)
 
 
 def pool_by_axes(x: Tensor, over_time: bool) -> Tensor:
