@@ -86,6 +86,7 @@ def run(arguments: Sequence[str]) -> None:
     speed.add_argument("--budget", type=float, default=3600, help="seconds after which no row begins (%(default)s)")
     speed.add_argument("--videos", help="folder or listing of source videos (default: synthetic ones)")
     speed.add_argument("--corpora", metavar="DIR", help="keep synthetic corpora here for other commands")
+    speed.add_argument("--at-once", type=int, default=1, help="rows of full-step that are compiled side by side")
     speed.add_argument("--workers", type=int, help="processes of a loader (default: one for each core)")
     speed.add_argument("--device", default="auto", help="auto, cpu or cuda")
     speed.set_defaults(carry_out=_speed)
@@ -227,6 +228,7 @@ def _speed(parsed: argparse.Namespace) -> None:
             parsed.workers or len(os.sched_getaffinity(0)),
             time.monotonic() + parsed.budget,
             Path(corpora),
+            parsed.at_once,
         )
         for name in parsed.measurements or SPEEDS:
             print(f"\n## {name}: {SPEEDS[name]}", flush=True)

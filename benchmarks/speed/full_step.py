@@ -5,16 +5,18 @@ without it. The baseline is the same trunk with PyTorch's own convolutions in ea
 forward, backward and SGD on clips that are finished: without augmentation, bank and objective.
 """
 
-import gc
 import statistics
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.speed.corpus import synthetic_corpus
 from benchmarks.speed.parts import (
     CASES,
     Case,
@@ -24,9 +26,10 @@ from benchmarks.speed.parts import (
     open_trainer,
     replaced,
     synthetic_step,
-    use_plain_stem,
+    use_plain_layers,
 )
-from benchmarks.speed.record import Job, Table, in_turns, medians, scratch, wait
+from benchmarks.speed.record import Job, Row, Table, in_turns, medians, scratch, wait
+from benchmarks.speed.side_by_side import side_by_side
 from pretrain.train import Trainer
 from vie.errors import VieError
 
@@ -40,42 +43,61 @@ COLUMNS = {
 WARM_UP = 6
 
 
+@dataclass(frozen=True)
+class Task:
+    """A row."""
+
+    case: Case
+    mode: str
+    batch: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.case.name} {self.mode} {self.batch}"
+
+
 def measure(job: Job) -> None:
     """Measures every stream, mode and batch."""
     table = Table(job, "full-step", COLUMNS)
-    baselines: dict[tuple[str, int], float | None] = {}
+    # What eager mode loses to the others is the same at any batch.
+    tasks = [
+        Task(case, mode, batch)
+        for mode in (MODES if job.device.type == "cuda" else ("eager",))
+        for case in CASES
+        for batch in ((8,) if job.quick else case.batches[:1] if mode == "eager" else case.batches)
+    ]
     with scratch() as folder:
-        for mode in MODES if job.device.type == "cuda" else ("eager",):
-            for case in CASES:
-                for batch in (8,) if job.quick else case.batches:
-                    if mode == "eager" and batch != case.batches[0] and not job.quick:
-                        continue  # what it loses to the others is the same at any batch
-                    row = f"{case.name} {mode} {batch}"
-                    if table.wants(row):
-                        try:
-                            table.add(**_row(case, mode, batch, job, Path(folder), baselines))
-                        except (RuntimeError, VieError) as error:
-                            table.skip(row, error)
-                        _tidy(job)
+        for case in CASES:
+            if any(job.only in task.name for task in tasks if task.case is case):
+                synthetic_corpus(case.short_side, job)  # once, before there are several processes
+        wanted = (task for task in tasks if table.wants(task.name))
+        for task, found in side_by_side(partial(_make_ready, job, Path(folder)), wanted, job.at_once):
+            if isinstance(found, str):
+                table.skip(task.name, found)
+            else:
+                table.add(**found)
 
 
-def _row(
-    case: Case, mode: str, batch: int, job: Job, folder: Path, baselines: dict[tuple[str, int], float | None]
-) -> dict[str, Any]:
-    result = _step(open_trainer(case, job, folder, "run", f"data.batch_size={batch}", f"runtime.mode={mode}"), job)
-    _tidy(job)
-    if (case.name, batch) not in baselines:
-        baselines[case.name, batch] = _baseline(case, batch, job, folder)
-    baseline = baselines[case.name, batch]
-    ratio = result["clips/s"] / baseline if baseline else None
-    return {"stream": case.name, "mode": mode, **result, "baseline, clips/s": baseline, "ratio": ratio}
-
-
-def _step(trainer: Trainer, job: Job) -> dict[str, Any]:
-    batch, step = trainer.config.data.batch_size, synthetic_step(trainer)
+def _make_ready(job: Job, folder: Path, task: Task) -> Callable[[], Row]:
+    settings = (f"data.batch_size={task.batch}", f"runtime.mode={task.mode}")
+    trainer = open_trainer(task.case, job, folder, f"run-{task.name.replace(' ', '-')}", *settings)
+    step = synthetic_step(trainer)
     _warm_up(step)
     aggregate(trainer)
     _warm_up(step)
+
+    def measure_row() -> Row:
+        result = _step(trainer, step, job)
+        baseline = _baseline(task.case, task.batch, job, folder)
+        ratio = result["clips/s"] / baseline if baseline else None
+        own = {"stream": task.case.name, "mode": task.mode, "batch": task.batch}
+        return {**own, **result, "baseline, clips/s": baseline, "ratio": ratio}
+
+    return measure_row
+
+
+def _step(trainer: Trainer, step: Callable[[], object], job: Job) -> dict[str, Any]:
+    batch = trainer.config.data.batch_size
 
     def changed(**parts: object) -> Callable[[], None]:
         def take() -> None:
@@ -95,7 +117,6 @@ def _step(trainer: Trainer, job: Job) -> dict[str, Any]:
     ms = {name: 1000 * seconds for name, seconds in medians(found).items()}
     on_gpu = _on_gpu(step, job.device) if job.device.type == "cuda" else {}
     return {
-        "batch": batch,
         "clips/s": 1000 * batch / ms["la"],
         "ms": ms["la"],
         "ms in IR": ms["ir"],
@@ -154,7 +175,7 @@ def _baseline(case: Case, batch: int, job: Job, folder: Path) -> float | None:
     settings = (f"data.batch_size={batch}", "runtime.mode=eager", "runtime.channels_last=false")
     try:
         trainer = open_trainer(case, job, folder, "run", *settings)
-        use_plain_stem(trainer.method.network)
+        use_plain_layers(trainer.method.network)
         step = synthetic_step(trainer)
         with replaced(trainer, method=NoBank(trainer.method.network), apply=finished_clips(trainer)):
             step()
@@ -169,9 +190,3 @@ def _baseline(case: Case, batch: int, job: Job, folder: Path) -> float | None:
 def _warm_up(step: Callable[[], object]) -> None:
     for _ in range(WARM_UP):
         step()
-
-
-def _tidy(job: Job) -> None:
-    gc.collect()
-    if job.device.type == "cuda":
-        torch.cuda.empty_cache()

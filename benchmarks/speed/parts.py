@@ -14,6 +14,7 @@ from pretrain.methods.method import Method
 from pretrain.methods.vie import VIE
 from pretrain.settings import parse_config
 from pretrain.train import Trainer
+from vie.models.pool import MaxPoolClip
 from vie.models.stem import StemConv2d, StemConv3d
 from vie.video import augment
 from vie.video.apply import Apply
@@ -42,7 +43,7 @@ class Case:
 
 CASES = (
     Case("kinetics400_resnet3d", 128, (64, 128, 256)),
-    Case("kinetics400_slow", 256, (64, 128)),
+    Case("kinetics400_slow", 256, (64, 128, 256)),
     Case("kinetics400_single", 256, (128, 256, 512)),
 )
 
@@ -101,11 +102,11 @@ def finished_clips(trainer: Trainer) -> Apply:
     return lambda frames, numbers, size, mean, std, parts: clip
 
 
-def use_plain_stem(network: nn.Module) -> None:
-    """Puts PyTorch's own convolutions in place of ``vie.models.stem``'s."""
+def use_plain_layers(network: nn.Module) -> None:
+    """Puts PyTorch's own layers in place of those of ``vie.models.stem`` and ``vie.models.pool``."""
+    plain = {StemConv2d: nn.Conv2d, StemConv3d: nn.Conv3d, MaxPoolClip: nn.MaxPool3d}
     for module in network.modules():
-        if isinstance(module, StemConv2d | StemConv3d):
-            module.__class__ = nn.Conv2d if isinstance(module, StemConv2d) else nn.Conv3d  # type: ignore[assignment]
+        module.__class__ = plain.get(type(module), type(module))
 
 
 class NoBank(Method):

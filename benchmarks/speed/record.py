@@ -32,6 +32,7 @@ class Job:
         videos: Folder or listing of source videos; None writes synthetic ones.
         workers: Processes of a loader.
         deadline: On ``time.monotonic``; no row is begun after it.
+        at_once: Rows that are made ready side by side, where that takes long.
         corpora: Folder of synthetic corpora, which all measurements share.
     """
 
@@ -43,6 +44,7 @@ class Job:
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     deadline: float = float("inf")
     corpora: Path | None = None
+    at_once: int = 1
 
 
 class Table:

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.cli import run
 from benchmarks.speed import corpus
-from benchmarks.speed.parts import CASES, open_trainer, replaced, synthetic_step, use_plain_stem
+from benchmarks.speed.parts import CASES, open_trainer, replaced, synthetic_step, use_plain_layers
 from benchmarks.speed.record import Job, Table, in_turns, medians
 from vie import VieError, create_model
 
@@ -78,9 +78,10 @@ def test_a_part_is_replaced_for_a_while(tmp_path):
     assert len(trainer.method.bank) == 2_000
 
 
-def test_the_plain_stem_is_pytorchs_own():
+def test_the_plain_layers_are_pytorchs_own():
     model = create_model("vie_resnet3d_r18", width=4)
-    use_plain_stem(model)
+    use_plain_layers(model)
+    assert type(model.trunk.pool) is torch.nn.MaxPool3d
     assert not [module for module in model.modules() if type(module).__name__.startswith("Stem")]
     assert [type(module) for module in model.modules()].count(torch.nn.Conv3d) == 21
 
