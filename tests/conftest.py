@@ -36,6 +36,13 @@ gc.set_threshold(50_000, 20, 50)
 # PyTorch tells of every tensor of every checkpoint, for nobody; pytest would keep it all.
 logging.disable(logging.DEBUG)
 
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Three at least: many tests wait for other processes."""
+    return max(3, len(os.sched_getaffinity(0)))
+
+
 SHAPES = ("cross", "disc", "square", "stripes")
 MOTIONS = {"down": (1, 0), "left": (0, -1), "right": (0, 1), "up": (-1, 0)}
 VIDEOS_PER_SHARD = 24

@@ -380,7 +380,7 @@ KINDS = [
     Kind("link to a device without an end", "device.mp4", lambda path: path.symlink_to("/dev/zero"), NOT_A_FILE),
     Kind("folder", "folder.mp4", Path.mkdir, NOT_A_FILE),
     # The decoder's own faults.
-    Kind("the decoder never returns", "hang.mp4", healthy, "^no result after 3 seconds"),
+    Kind("the decoder never returns", "hang.mp4", healthy, "^no result after 8 seconds"),
     Kind("the decoder crashes", "crash.mp4", healthy, r"^the decoder crashed \(SIGSEGV\)$"),
     Kind("the decoder ends its process", "exit.mp4", healthy, r"^the decoder crashed \(exit status 7\)$"),
 ]

@@ -34,7 +34,7 @@ from vie import MemoryBank, VieError
 from vie.history import read_history
 from vie.video import Shards
 
-CONFIG = PrepareConfig(short_side=HEIGHT, workers=2, timeout=3.0)
+CONFIG = PrepareConfig(short_side=HEIGHT, workers=2, timeout=8.0)  # more than a busy machine takes to start a decoder
 STEPS, BATCH = 12, 8
 TRAINED = 48  # instances of the tiny corpus, all of them in each of two epochs
 BROKEN = b"\x55"
