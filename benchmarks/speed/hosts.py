@@ -12,11 +12,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from benchmarks.speed import hosts_d3rlpy, hosts_sb3
+from benchmarks.speed import hosts_d3rlpy, hosts_sb3, hosts_torchrl
 from benchmarks.speed.plain import PlainTrunk
 from benchmarks.speed.record import Job, Table, in_turns, medians
 from benchmarks.speed.setting import Setting
 from rl_encoders import VisualEncoder
+from rl_encoders.trunk import Trunk
 from vie import create_model, save_pretrained
 
 COLUMNS = {
@@ -39,7 +40,11 @@ class Agent(Protocol):
     """An agent of some library, ready to be trained."""
 
     def modules(self) -> Iterator[nn.Module]:
-        """Of all its networks, targets too."""
+        """Of all the networks that it runs."""
+        ...
+
+    def holders(self) -> Iterator[nn.Module]:
+        """The same with every set of weights that there is, those of targets too."""
         ...
 
     def update(self) -> None:
@@ -47,7 +52,7 @@ class Agent(Protocol):
         ...
 
 
-HOSTS: Mapping[str, Callable[[Setting], Agent]] = {**hosts_sb3.HOSTS, **hosts_d3rlpy.HOSTS}
+HOSTS: Mapping[str, Callable[[Setting], Agent]] = {**hosts_sb3.HOSTS, **hosts_d3rlpy.HOSTS, **hosts_torchrl.HOSTS}
 
 
 def measure(job: Job) -> None:
@@ -89,7 +94,7 @@ def _rows(
     rows = []
     for number, (setting, agent) in enumerate(zip(settings, agents, strict=True)):
         trained = _changed(_trunks(agent), loaded)
-        copies = {trunk[next(iter(loaded))].untyped_storage().data_ptr() for trunk in _trunks(agent)}
+        copies = {trunk[next(iter(loaded))].data_ptr() for trunk in _trunks(agent)}
         rows.append(
             {
                 "trunk": "rl_encoders" if setting.ours else "plain module",
@@ -107,7 +112,7 @@ def _rows(
 def _trunks(agent: Agent) -> list[dict[str, Tensor]]:
     """All tensors of every trunk that an agent holds, by their names in the network."""
     found = []
-    for module in agent.modules():
+    for module in agent.holders():
         if isinstance(module, VisualEncoder):
             found.append(module.trunk.frozen() | module.trunk.trained())
         elif isinstance(module, PlainTrunk):
@@ -129,13 +134,31 @@ def _changed(trunks: list[dict[str, Tensor]], loaded: Mapping[str, Tensor]) -> t
     return worst(weights), worst(statistics)
 
 
+def _held(module: nn.Module) -> Iterator[Tensor]:
+    """All tensors of a module, those too that tensordict has put in place of its parameters for a while."""
+    for part in module.modules():
+        kept = (*vars(part).values(), *part._parameters.values(), *part._buffers.values())
+        yield from (one for one in kept if isinstance(one, Tensor))
+
+
+def _times(tensor: Tensor) -> int:
+    """How many tensors it stands for, within ``torch.vmap``."""
+    whole = tensor
+    while torch._C._functorch.is_batchedtensor(whole):
+        whole = torch._C._functorch.get_unwrapped(whole)
+    return whole.numel() // max(1, tensor.numel())
+
+
 @contextmanager
 def _counted(agent: Agent) -> Iterator[list[int]]:
     """Pictures that go through the trunks meanwhile."""
     pictures: list[int] = []
 
-    def count(_: nn.Module, inputs: tuple[Any, ...], __: object) -> None:
-        pictures.append(len(inputs[0]))
+    def count(module: nn.Module, inputs: tuple[Any, ...], __: object) -> None:
+        # Under vmap a tensor stands for several, as of several critics. A trunk of ours that is frozen has one set.
+        weights = module.weights if isinstance(module, Trunk) else module
+        several = max(_times(one) for one in (inputs[0], *_held(weights)))
+        pictures.append(len(inputs[0]) * several)
 
     handles = []
     for module in agent.modules():

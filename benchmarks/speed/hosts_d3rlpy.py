@@ -96,6 +96,10 @@ class CalQL:
             if isinstance(part, nn.Module):
                 yield from part.modules()
 
+    def holders(self) -> Iterator[nn.Module]:
+        """All: each has weights of its own."""
+        return self.modules()
+
     def update(self) -> None:
         """One batch."""
         self.algorithm.update(next(self.batches))

@@ -83,6 +83,10 @@ class Sb3Agent:
         """Of the policy, targets too."""
         return iter(self.model.policy.modules())
 
+    def holders(self) -> Iterator[nn.Module]:
+        """All: each has weights of its own."""
+        return self.modules()
+
     def update(self) -> None:
         """One minibatch of PPO's rollout, or of SAC's buffer."""
         if isinstance(self.model, PPO):

@@ -116,6 +116,19 @@ def test_agents_are_beside_d3rlpys(tmp_path):
     assert [row["of d3rlpy"] for row in rows if row["agent"] == "d3rlpy"] == [1, 1]
 
 
+@pytest.mark.parametrize(
+    ("host", "passes", "copies"), [("Stable-Baselines3 SAC", 5, 3), ("TorchRL SAC", 8, 5)], ids=["SB3", "TorchRL"]
+)
+def test_what_hosts_do_to_a_frozen_trunk_is_counted(tmp_path, host, passes, copies):
+    """Stable-Baselines3's actor and critics see s, and targets s'; in TorchRL the actor's loss has critics look again."""
+    pytest.importorskip({"Stable": "stable_baselines3", "TorchR": "torchrl"}[host[:6]])
+    run(["speed", "hosts", "--quick", "--device", "cpu", "--out", str(tmp_path), "--only", f"{host} frozen"])
+    ours, plain = results(tmp_path, "hosts")["rows"]
+    assert (ours["by training"], ours["statistics changed"]) == ("0 of 55", "0 of 34")
+    assert (ours["copies of the first layer"], ours["pictures in an update"]) == (1, 2)
+    assert (plain["copies of the first layer"], plain["pictures in an update"]) == (copies, passes)
+
+
 def test_an_unknown_measurement(tmp_path):
     with pytest.raises(VieError, match="no measurement fulstep: choose from step, full-step, clustering"):
         run(["speed", "fulstep", "--out", str(tmp_path)])
