@@ -120,7 +120,7 @@ def test_agents_are_beside_d3rlpys(tmp_path):
     ("host", "passes", "copies"), [("Stable-Baselines3 SAC", 5, 3), ("TorchRL SAC", 8, 5)], ids=["SB3", "TorchRL"]
 )
 def test_what_hosts_do_to_a_frozen_trunk_is_counted(tmp_path, host, passes, copies):
-    """Stable-Baselines3's actor and critics see s, and targets s'; in TorchRL the actor's loss has critics look again."""
+    """In TorchRL critics look again for the actor's loss."""
     pytest.importorskip({"Stable": "stable_baselines3", "TorchR": "torchrl"}[host[:6]])
     run(["speed", "hosts", "--quick", "--device", "cpu", "--out", str(tmp_path), "--only", f"{host} frozen"])
     ours, plain = results(tmp_path, "hosts")["rows"]
