@@ -37,7 +37,7 @@ def _nearest(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     number = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
     first = 0
     for part in rows.split(max(1, CHUNK_BYTES // (queries.element_size() * max(1, len(queries))))):
-        values, places = largest(queries @ part.to(queries.dtype).T, min(k, len(part)))
+        values, places = largest(queries @ part.to(queries.dtype).T, min(k, len(part)), in_order=False)
         candidates = torch.cat([similarity, values], dim=1)
         numbers = torch.cat([number, places + first], dim=1)
         similarity, chosen = torch.topk(candidates, min(k, candidates.shape[1]), dim=1)
@@ -48,7 +48,7 @@ def _nearest(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def largest(x: Tensor, k: int, in_order: bool = True) -> tuple[Tensor, Tensor]:
     """``torch.topk`` of every row of (Q, n), by blocks where that is faster: on a GPU, of many."""
-    if x.device.type == "cuda" and x.shape[1] > 4 * BLOCK * k:
+    if x.device.type == "cuda" and x.shape[1] >= 4 * BLOCK * k:
         return largest_by_blocks(x, k, in_order)
     values, places = torch.topk(x, k, dim=1, sorted=in_order)
     return values, places

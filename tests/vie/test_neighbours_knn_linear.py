@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vie import knn_scores, nearest, neighbours
 from vie.linear import linear_readout
-from vie.neighbours import largest_by_blocks
+from vie.neighbours import largest, largest_by_blocks
 
 
 def sphere(rows: int, dim: int, seed: int = 0) -> Tensor:
@@ -40,6 +40,7 @@ def test_the_largest_by_blocks_are_the_largest(device, n, k, in_order):
         assert torch.equal(places, expected.indices)
     assert torch.equal(values, numbers.gather(1, places))
     assert torch.equal(values.sort(dim=1, descending=True).values, expected.values)
+    assert torch.equal(largest(numbers, k)[1], expected.indices)
 
 
 def test_of_equal_numbers_as_many_are_found():

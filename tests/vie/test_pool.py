@@ -25,6 +25,14 @@ def test_it_is_the_plain_pooling(over_time, plain, side, frames):
     assert torch.equal(MaxPoolClip(over_time)(clip), expected)
 
 
+def test_equal_numbers_share_the_gradient():
+    clip = torch.zeros(1, 1, 4, 4, 4, requires_grad=True)
+    pooled = pool_by_axes(clip, True)
+    pooled.sum().backward()
+    assert clip.grad.sum() == pooled.numel()
+    assert (clip.grad >= 0).all()
+
+
 @pytest.mark.parametrize("over_time", [True, False])
 def test_channels_stay_last(over_time):
     clip = torch.randn(2, 8, 4, 10, 12).contiguous(memory_format=torch.channels_last_3d)

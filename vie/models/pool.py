@@ -9,7 +9,7 @@ class MaxPoolClip(nn.MaxPool3d):
     """``nn.MaxPool3d`` of kernel 3, stride 2 and padding 1 over height and width, and over time too if asked.
 
     Compiled for a GPU it goes over one axis after another: PyTorch compiles a window of 27 into a reduction, and the
-    backward of no clip's pooling at all. Where several numbers are the largest, another of them may get the gradient.
+    backward of no clip's pooling at all. Where several numbers are the largest, they may share the gradient.
     """
 
     def __init__(self, over_time: bool) -> None:

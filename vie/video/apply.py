@@ -50,9 +50,10 @@ def _apply(
 
 
 @functools.cache
-def compiled_apply_draw(backend: str = "inductor") -> Apply:
+def compiled_apply_draw(backend: str = "inductor", fullgraph: bool = False) -> Apply:
     """``apply_draw`` through torch.compile: on a GPU a few passes over the pixels in place of a hundred."""
-    compiled: Apply = torch.compile(functools.partial(_apply, jitter=jitter_by_means), backend=backend, fullgraph=True)
+    whole = functools.partial(_apply, jitter=jitter_by_means)
+    compiled: Apply = torch.compile(whole, backend=backend, fullgraph=fullgraph)
 
     def apply(frames: Tensor, numbers: Tensor, size: int, mean: Tensor, std: Tensor, parts: Parts) -> Tensor:
         # All turns or none: a small batch may leave any of them out, and each combination would be compiled.

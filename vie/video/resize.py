@@ -92,5 +92,6 @@ def _made_box(height: int, width: int, sampling: Sampling, device: torch.device)
     return torch.from_numpy(centre_boxes(np.array([height]), np.array([width]), sampling)).to(device)
 
 
-# Nothing is to be copied to the device in every pass, nor can be while a CUDA graph is captured.
-_kept_box = functools.lru_cache(maxsize=64)(_made_box)
+# Nothing is to be copied to the device in every pass, nor can be while a CUDA graph is captured. A graph goes on
+# reading where the box was then, so none is ever given up.
+_kept_box = functools.cache(_made_box)
