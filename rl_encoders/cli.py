@@ -193,7 +193,10 @@ def _values(settings: Sequence[str], what: str) -> dict[str, Any]:
         name, equals, value = setting.partition("=")
         if not equals:
             raise VieError(f"unknown argument {setting}: give NAME=VALUE, {what}")
-        values[name] = yaml.safe_load(value)
+        try:
+            values[name] = json.loads(value)  # of numbers it knows 1e-05, which YAML takes for a word
+        except ValueError:
+            values[name] = yaml.safe_load(value)
     return values
 
 

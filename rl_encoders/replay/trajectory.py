@@ -90,7 +90,7 @@ class Trajectory:
             raise self._wrong(
                 f"has an action {self.actions[step, part]:.3g} in place {part} of step {step}, outside "
                 f"[{space.low[part]:.3g}, {space.high[part]:.3g}]",
-                "scale its actions to those of the environment; without one, give data.scale_actions=true",
+                "scale its actions to those of the environment; of data without one, data.scale_actions=true does",
             )
         for name, (shape, dtype) in space.observations.items():
             if name not in self.observations:

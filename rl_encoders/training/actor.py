@@ -35,8 +35,10 @@ class Actor:
 
     def __call__(self, seen: Mapping[int, Parts]) -> dict[int, Action]:
         """Actions (A,) for the newest observations of some episodes, by their numbers."""
-        self._look(seen)
-        if not any(self._chosen.get(episode) for episode in seen):
+        carries_out = any(self._chosen.get(episode) for episode in seen)
+        # Of what nobody remembers, only clips of the stored need what is seen while a chunk is carried out.
+        self._look(seen, skip=carries_out and self._most is not None and not self.back)
+        if not carries_out:
             parts = [self._newest(episode) for episode in seen]
             together = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
             for episode, actions in zip(seen, self.agent.act(together, self.explore), strict=True):
@@ -50,12 +52,14 @@ class Actor:
         rows = self._rows[episode]
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
-    def _look(self, seen: Mapping[int, Parts]) -> None:
+    def _look(self, seen: Mapping[int, Parts], skip: bool = False) -> None:
         eyes: Perception = self.agent.eyes
         histories: list[Sequence[Parts]] = []
         for episode, observation in seen.items():
             self._seen[episode] = [*self._seen.get(episode, [])[-self.reach :], observation][-1 - self.reach :]
             histories.append(self._seen[episode])
+        if skip:
+            return
         found = eyes.keep_newest(histories)
         for number, episode in enumerate(seen):
             rows = self._rows.setdefault(episode, [])

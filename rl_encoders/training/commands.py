@@ -170,8 +170,8 @@ def carry_out(
     with locked(Path(config.run), ALONE):
         _check_same(config)
         training = Training(settings, agent, source, worlds, config.environment.control_hz)
-        write_text_atomically(Path(config.run) / CONFIG_NAME, dump_settings(config))
         write_space(Path(config.run), space)
+        write_text_atomically(Path(config.run) / CONFIG_NAME, dump_settings(config))
         return training.train()
 
 

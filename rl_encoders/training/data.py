@@ -52,9 +52,12 @@ def space_of_run(config: TrainConfig, worlds: Sequence[Environment]) -> Space:
 
 def _bounds(actions: Iterable[npt.NDArray[np.float32]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """The least and the largest of each component (A,); about one that never changes, room."""
-    ends = [(np.fmin.reduce(one), np.fmax.reduce(one)) for one in actions]
+    ends = [(np.fmin.reduce(one), np.fmax.reduce(one)) for one in actions if len(one)]
+    if not ends or len({least.shape for least, _ in ends}) > 1:
+        raise VieError("data.scale_actions=true needs episodes whose actions have as many components: mend the dataset")
     low, high = np.fmin.reduce([least for least, _ in ends]), np.fmax.reduce([most for _, most in ends])
-    return np.where(low == high, low - 1, low), np.where(low == high, high + 1, high)
+    room = np.where(low == high, np.maximum(1, np.abs(low)), 0).astype(np.float32)
+    return low - room, high + room
 
 
 def read_data(config: TrainConfig, space: Space, eyes: Perception) -> list[Stored]:

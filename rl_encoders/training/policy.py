@@ -1,6 +1,7 @@
 """What a run has learned, to act outside it: on a robot, in an evaluation of one's own."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,7 +65,7 @@ class Policy:
         return part.astype(dtype, copy=False)
 
 
-def load_policy(run: str | Path, device: str = "auto") -> Policy:
+def load_policy(run: str | Path, device: str = "auto", overrides: Sequence[str] = ()) -> Policy:
     """The policy of a run of ``vie-rl train``.
 
     Its actions are those of the run's environment, in [-1, 1]; of a run on data alone those of the dataset, in its
@@ -73,18 +74,21 @@ def load_policy(run: str | Path, device: str = "auto") -> Policy:
     Args:
         run: Folder of the run; of ``vie-rl ooo`` that of the part, as ``RUN/retrained-20000``.
         device: auto, cpu or cuda.
+        overrides: ``key=value`` over the run's settings, as ``encoder.source=FOLDER`` where the encoder lies elsewhere.
 
     Raises:
         VieError: There is no such run, or it has learned nothing yet.
     """
     run = Path(run)
-    config = replace(config_of(run, []), device=device)
+    config = config_of(run, overrides)
+    # What it sees from now on is no part of the data whose features were kept.
+    config = replace(config, device=device, encoder=replace(config.encoder, cache=None))
     space = read_space(run)
     seen = {name: kind for name, kind in space.observations.items() if name in parts_seen(config)}
     return Policy(trained_agent(config, space), replace(space, observations=seen), config.data.chunk)
 
 
-def config_of(run: Path, overrides: list[str]) -> TrainConfig:
+def config_of(run: Path, overrides: Sequence[str]) -> TrainConfig:
     """The settings of a run, and some over them; raises ``VieError`` where there is none."""
     if not (run / CONFIG_NAME).exists():
         raise VieError(f"{run} holds no run: give the folder of one that vie-rl train has begun")
@@ -102,7 +106,14 @@ def trained_agent(config: TrainConfig, space: Space) -> Agent:
 
 
 def write_space(run: Path, space: Space) -> None:
-    """Keeps what a run's agent is shown and gives."""
+    """Keeps what a run's agent is shown and gives; raises ``VieError`` where it was something else before."""
+    if (run / SPACE_NAME).exists():
+        before = read_space(run)
+        if not all(np.allclose(getattr(before, end), getattr(space, end), rtol=1e-6) for end in ("low", "high")):
+            raise VieError(
+                f"{run} learned actions within other bounds ({SPACE_NAME}): its dataset has changed; give the one that "
+                "it had, or another run=FOLDER"
+            )
     observations = {name: [list(shape), dtype.name] for name, (shape, dtype) in space.observations.items()}
     content = {"observations": observations, "low": space.low.tolist(), "high": space.high.tolist()}
     write_text_atomically(run / SPACE_NAME, json.dumps(content, indent=2) + "\n")

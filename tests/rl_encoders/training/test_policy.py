@@ -9,6 +9,8 @@ import pytest
 import torch
 
 pytest.importorskip("gymnasium")
+from rl_encoders import load
+from rl_encoders.agents.perception import Eyes
 from rl_encoders.environments import make_environment
 from rl_encoders.rollout import run_episode
 from rl_encoders.training import load_policy
@@ -55,7 +57,7 @@ def test_a_policy_of_robot_data_acts_in_its_units(robots, tmp_path):
     policy = load_policy(run, device="cpu")
     low, high = policy.space.low, policy.space.high
     assert OFFSET[0] - SCALE[0] <= low[0] < OFFSET[0] < high[0] <= OFFSET[0] + SCALE[0]
-    assert (low[1], high[1]) == (1.5, 3.5)
+    assert (low[1], high[1]) == (0, 5)
     config = config_of(run, [])
     space = space_of_run(config, [])
     np.testing.assert_array_equal(space.low, low)
@@ -135,6 +137,35 @@ def test_chunks_are_carried_out_before_the_next_look():
     assert [float(policy({"place": place})[0]) for place in places] == [0.0, 1.0, 2.0, 7.0]
     policy.reset()
     assert float(policy({"place": places[1]})[0]) == 5.0
+
+
+def test_a_frozen_trunk_looks_only_when_it_chooses(tmp_path):
+    """A dynamic one: its clip is of what was seen meanwhile too."""
+    torch.manual_seed(0)
+    source = {"source": "vie_trn_r18", "width": 4, "size": 32, "proprio": {"place": 1}, "project": 8}
+    learner = agent(eyes=Eyes(load(**source), control_hz=10))
+    learner.choose = lambda seen, explore: learner.eyes.vector(seen).sum(dim=1, keepdim=True).repeat(1, 3)
+    looks = []
+    learner.eyes.encoder.trunk.register_forward_hook(lambda *_: looks.append(1))
+    observations = [
+        {"pixels": np.full((32, 32, 3), 20 * number, np.uint8), "place": np.zeros(1, np.float32)} for number in range(7)
+    ]
+    policy, remembering = Policy(learner, Line(pixels=True).space, 3), Actor(learner, explore=False, chunk=3)
+    mine = [float(policy(one)[0]) for one in observations]
+    assert len(looks) == 3
+    assert mine == [float(remembering({0: one})[0][0]) for one in observations]
+    assert len(set(mine)) == 3
+
+
+def test_a_dataset_that_has_changed_is_not_gone_on_with(robots, tmp_path):
+    run = tmp_path / "run"
+    given = settings(robots, run, "offline_updates=2")
+    train(["bc"], given)
+    content = json.loads((run / "space.json").read_text())
+    content["high"][0] += 1
+    (run / "space.json").write_text(json.dumps(content))
+    with pytest.raises(VieError, match="learned actions within other bounds"):
+        train(["bc"], [*given, "offline_updates=4"])
 
 
 def test_runs_that_have_nothing_to_act_with(tmp_path):
