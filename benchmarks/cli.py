@@ -218,6 +218,8 @@ def _speed(parsed: argparse.Namespace) -> None:
     unknown = set(parsed.measurements) - set(SPEEDS)
     if unknown:
         raise VieError(f"there is no measurement {', '.join(sorted(unknown))}: choose from {', '.join(SPEEDS)}")
+    if parsed.at_once < 1:
+        raise VieError(f"--at-once={parsed.at_once}: give at least 1")
     with contextlib.nullcontext(parsed.corpora) if parsed.corpora else scratch() as corpora:
         job = Job(
             resolve_device(parsed.device),

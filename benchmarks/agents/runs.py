@@ -194,11 +194,9 @@ def _made_of(task: Task, digests: Mapping[str, str]) -> Asked:
     assert task.collect is not None
     how = {name: value for name, value in asdict(task.collect).items() if name != "parallel"}
     recordings = {"recordings": digests[task.collect.recorded]} if task.collect.recorded else {}
-    return (
-        {name: getattr(task, name) for name in ("environment", "size", "max_steps", "reward", "arguments")}
-        | how
-        | recordings
-    )
+    world = {name: getattr(task, name) for name in ("environment", "size", "max_steps", "reward")}
+    arguments = {"arguments": task.arguments} if task.arguments else {}
+    return world | arguments | how | recordings
 
 
 def _check_same(before: Asked, now: Asked) -> None:

@@ -4,6 +4,7 @@ No video encoder is needed. Few videos are different; the index names them over 
 has its instances. What is read lies in the system's cache, as the frames of a fast disk would.
 """
 
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -23,13 +24,19 @@ ROWS = 240_000
 def synthetic_corpus(short_side: int, job: Job) -> Path:
     """Writes a corpus into the job's folder of corpora, unless it is there, and returns its own."""
     assert job.corpora is not None, "the job names no folder of corpora"
-    folder = job.corpora / f"synthetic-{short_side}"
-    if not (folder / INDEX_NAME).exists():
-        folder.mkdir(parents=True)
-        videos, frames, rows = (4, 20, 2_000) if job.quick else (16, 72, ROWS)
-        chunks = [partial(_render, number, frames) for number in range(videos)]
-        write_prepared(folder, "synthetic videos", chunks, FPS, short_side, job.workers)
-        _repeat(folder / INDEX_NAME, rows)
+    videos, frames, rows = (4, 20, 2_000) if job.quick else (16, 72, ROWS)
+    folder = job.corpora / f"synthetic-{short_side}-{videos}x{frames}-{rows}"
+    if not folder.exists():
+        job.corpora.mkdir(parents=True, exist_ok=True)
+        # Whole when it has its name; another command that makes it too has its own until then.
+        with tempfile.TemporaryDirectory(dir=job.corpora) as unfinished:
+            made = Path(unfinished) / "corpus"
+            made.mkdir()
+            chunks = [partial(_render, number, frames) for number in range(videos)]
+            write_prepared(made, "synthetic videos", chunks, FPS, short_side, job.workers)
+            _repeat(made / INDEX_NAME, rows)
+            if not folder.exists():
+                made.rename(folder)
     return folder
 
 

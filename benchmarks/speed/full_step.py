@@ -90,7 +90,7 @@ def _make_ready(job: Job, folder: Path, task: Task) -> Callable[[], Row]:
         result = _step(trainer, step, job)
         baseline = _baseline(task.case, task.batch, job, folder)
         ratio = result["clips/s"] / baseline if baseline else None
-        own = {"stream": task.case.name, "mode": task.mode, "batch": task.batch}
+        own = {"stream": task.case.name, "mode": task.mode, "batch": task.batch, "at once": job.at_once}
         return {**own, **result, "baseline, clips/s": baseline, "ratio": ratio}
 
     return measure_row
@@ -171,7 +171,7 @@ def count_waits(step: Callable[[], object], steps: int = 3) -> float:
 
 
 def _baseline(case: Case, batch: int, job: Job, folder: Path) -> float | None:
-    """Clips a second of the trunk alone in eager autocast; None where it does not fit into memory."""
+    """Clips a second of the trunk alone in eager autocast; None where it does not fit beside all that is ready."""
     settings = (f"data.batch_size={batch}", "runtime.mode=eager", "runtime.channels_last=false")
     try:
         trainer = open_trainer(case, job, folder, "run", *settings)

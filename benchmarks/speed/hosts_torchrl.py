@@ -16,7 +16,10 @@ from benchmarks.speed.setting import Setting
 from rl_encoders import load
 from rl_encoders.adapters.torchrl import EMBEDDING, encoder_module, encoders, reload
 
-HIDDEN, ACTION, BATCHES = 256, 4, 4
+HIDDEN, ACTION = 256, 4
+BATCHES = 64
+"""More than are remembered of those seen last."""
+
 NETWORKS = ("actor_network", "qvalue_network")
 
 
@@ -53,7 +56,6 @@ class Sac:
             reload(self.loss)
         self.targets = SoftUpdate(self.loss, tau=0.005)
         self.optimizer = torch.optim.Adam(self.loss.parameters(), 3e-4)
-        # Several, so that nothing is the same twice in a row.
         self.batches = [_noise(setting, seed) for seed in range(BATCHES)]
         self.taken = 0
 

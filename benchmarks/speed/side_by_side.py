@@ -12,7 +12,7 @@ from vie.errors import VieError
 
 Task = TypeVar("Task")
 Ready = Callable[[Task], Callable[[], Row]]
-READY = "ready"
+READY, DIED = "ready", "its process has died"
 
 
 def side_by_side(make_ready: Ready[Task], tasks: Iterable[Task], at_once: int) -> Iterator[tuple[Task, Row | str]]:
@@ -32,10 +32,7 @@ def side_by_side(make_ready: Ready[Task], tasks: Iterable[Task], at_once: int) -
         try:
             states = [_receive(connection) for _, connection in begun]
             for task, state, (process, connection) in zip(group, states, begun, strict=True):
-                if state == READY:
-                    connection.send(READY)
-                    state = _receive(connection)
-                yield task, state
+                yield task, _answer(connection) if state == READY else state
                 process.join()
         finally:
             for process, _ in begun:
@@ -54,9 +51,17 @@ def _begin(make_ready: Ready[Task], task: Task) -> tuple[BaseProcess, Connection
 def _receive(connection: Connection) -> Row | str:
     try:
         received: Row | str = connection.recv()
-    except EOFError:
-        return "its process has died"
+    except (EOFError, OSError):
+        return DIED
     return received
+
+
+def _answer(connection: Connection) -> Row | str:
+    try:
+        connection.send(READY)
+    except OSError:
+        return DIED
+    return _receive(connection)
 
 
 def _work(make_ready: Ready[Task], task: Task, connection: Connection) -> None:

@@ -26,7 +26,7 @@ JOB: dict[str, Any] = {
             "size": 32,
             "max_steps": 9,
             "state": ["state"],
-            "arguments": {"g": 9.81},
+            "arguments": {"g": 1e-05},
             "collect": {"policy": "random", "episodes": 4},
             "score": "return",
             "returns": [-100, 0],
@@ -111,7 +111,7 @@ def test_a_run_takes_settings_from_all_around_it(tmp_path):
     assert (config.data.batch, config.offline_updates, config.online_steps) == (8, 7, 30)
     assert (config.environment.name, config.environment.size) == ("gym:Pendulum-v1", 32)
     assert (config.environment.max_steps, config.environment.state) == (9, ["state"])
-    assert config.environment.arguments == {"g": 9.81}
+    assert config.environment.arguments == {"g": 1e-05}
     assert (config.encoder.source, config.encoder.mode) == ("MINE", "frozen")
     assert config.agent.algorithm == "calql"
     command = plan.works([2])["seed2/pole/calql/vie"].make()
@@ -132,7 +132,7 @@ def test_a_run_of_several_comparisons_is_carried_out_once_and_after_its_data(tmp
     assert [list(works[f"seed4/{name}"].needs) for name in names] == [["data/pole"], [], *[["data/pole"]] * 2, [], []]
     collect = works["data/pole"].make()
     assert collect[3:5] == ["collect", "gym:Pendulum-v1"]
-    assert {"--episodes=4", "--size=32", "--max-steps=9", "--policy=random", "--reward=task", "g=9.81"} <= set(collect)
+    assert {"--episodes=4", "--size=32", "--max-steps=9", "--policy=random", "--reward=task", "g=1e-05"} <= set(collect)
     ooo = works["seed4/pole/ooo/vie"]
     assert ooo.make()[3:5] == ["ooo", "--config=ooo"]
     assert ooo.to_make["settings"]["retrain.at"] == [20]

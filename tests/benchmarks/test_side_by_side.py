@@ -1,6 +1,7 @@
 """Rows are made ready side by side and measured one after another, each in a process of its own."""
 
 import os
+import threading
 import time
 from functools import partial
 
@@ -14,6 +15,10 @@ def make_ready(folder, task):
         raise VieError("cannot be made\nand a second line")
     time.sleep(0.2)
     note(folder, f"ready {task}")
+    if task == "lost":
+        threading.Timer(0.1, os._exit, [1]).start()
+    if task == "slow":
+        time.sleep(1)
 
     def measure():
         note(folder, f"measured {task}")
@@ -37,17 +42,18 @@ def test_none_is_measured_before_all_are_ready(tmp_path):
     asked = []
 
     def tasks():
-        for name in ("one", "broken", "killed", "fails", "two", "late"):
+        for name in ("one", "broken", "killed", "lost", "fails", "slow", "two", "late"):
             asked.append(name)
             yield name
 
     found = {}
-    for task, result in side_by_side(partial(make_ready, tmp_path), tasks(), 5):
+    for task, result in side_by_side(partial(make_ready, tmp_path), tasks(), 7):
         found[task] = result
         if task == "two":
             assert asked[-1] == "two"
-    assert [found[task] for task in ("broken", "killed", "fails")] == [
-        *("cannot be made", "its process has died", "out of memory")
+    died = "its process has died"
+    assert [found[task] for task in ("broken", "killed", "lost", "fails")] == [
+        *("cannot be made", died, died, "out of memory")
     ]
     processes = {found[task]["process"] for task in ("one", "two", "late")}
     assert len(processes - {os.getpid()}) == 3
