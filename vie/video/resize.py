@@ -61,12 +61,23 @@ class Resize:
         if self.interpolation == "nearest":
             images = F.interpolate(images, sides, mode="nearest-exact")
         elif sides != list(images.shape[2:]):
-            images = F.interpolate(images, sides, mode=self.interpolation, antialias=True)
+            images = self._interpolated(images, sides)
         top, left = (round((side - size) / 2) for side in sides)
         images = images[:, :, top : top + size, left : left + size]
         # Whole levels, as the networks saw them in training: their pictures were resized as bytes.
         images = images.round().clamp(0, 255).div(255)
         return images.unflatten(0, (batch, -1)).transpose(1, 2)
+
+    def _interpolated(self, images: Tensor, sides: list[int]) -> Tensor:
+        try:
+            return F.interpolate(images, sides, mode=self.interpolation, antialias=True)
+        except ValueError as error:
+            if self.interpolation != "lanczos":
+                raise
+            raise VieError(
+                f"PyTorch {torch.__version__} cannot resize with lanczos, as these weights want it: install a newer "
+                "one, or give interpolation='bicubic', which is not quite the same"
+            ) from error
 
     def _sides(self, height: int, width: int, sampling: Sampling) -> list[int]:
         if self.mode == "squash":
