@@ -85,7 +85,11 @@ def test_several_ranks_are_one(still, tiny_corpus, tmp_path, size, layout, table
         assert one["step"] == other["step"]
         assert other.get("loss", 0) == pytest.approx(one.get("loss", 0), abs=ROUNDING)
         for test in ("evaluation", "monitor"):
-            assert other.get(test) == one.get(test)
+            mine, theirs = one.get(test) or [], other.get(test) or []
+            assert len(mine) == len(theirs)
+            for ours, its in zip(mine, theirs, strict=True):
+                # Rounding may tip one of the videos between two neighbours that are nearly as close.
+                assert its == ours | {"top1": pytest.approx(ours["top1"], abs=100 / ours["videos"])}
     assert load(run / "encoder-la").card["training"]["steps"] == STEPS
 
 
