@@ -55,15 +55,7 @@ def jitter(planes: Planes, hue: Tensor, weights: Tensor, parts: Parts) -> Planes
     Returns:
         The planes of the result.
     """
-    for turn, active in enumerate(parts.turns):
-        if turn == HUE_TURN and parts.hue:
-            planes = _turn_hue(planes, per_clip(hue))
-        if active:
-            a, b, c = (per_clip(weight) for weight in weights[:, turn].unbind(1))
-            grey = to_grey(planes)
-            added = b * grey + c * grey.mean(dim=(2, 3), keepdim=True)
-            planes = [(a * plane).add_(added).clamp_(0, 1) for plane in planes]
-    return planes
+    return _all_turns(planes, hue, weights, parts)
 
 
 def jitter_by_means(planes: Planes, hue: Tensor, weights: Tensor, parts: Parts) -> Planes:
@@ -77,8 +69,8 @@ def jitter_by_means(planes: Planes, hue: Tensor, weights: Tensor, parts: Parts) 
     is_early = torch.arange(2 * HUE_TURN, device=hue.device) < turn[:, None]
     idle = (torch.arange(3, device=hue.device) == 0).to(weights.dtype)
     early = torch.where(is_early[..., None], weights, idle)
-    before = _all_turns(planes, torch.where(turn >= HUE_TURN, hue, 0), early, 0.0, parts)
-    return _all_turns(planes, hue, weights, to_grey(before).mean(dim=(2, 3), keepdim=True), parts)
+    before = _all_turns(planes, torch.where(turn >= HUE_TURN, hue, 0), early, parts, 0.0)
+    return _all_turns(planes, hue, weights, parts, to_grey(before).mean(dim=(2, 3), keepdim=True))
 
 
 def to_grey(planes: Planes) -> Tensor:
@@ -92,14 +84,18 @@ def per_clip(numbers: Tensor) -> Tensor:
     return numbers.view(-1, 1, 1, 1)
 
 
-def _all_turns(planes: Planes, hue: Tensor, weights: Tensor, mean: Tensor | float, parts: Parts) -> Planes:
+def _all_turns(
+    planes: Planes, hue: Tensor, weights: Tensor, parts: Parts, mean: Tensor | float | None = None
+) -> Planes:
+    """With a mean that is known, or that of every turn."""
     for turn, active in enumerate(parts.turns):
         if turn == HUE_TURN and parts.hue:
             planes = _turn_hue(planes, per_clip(hue))
         if active:
             a, b, c = (per_clip(weight) for weight in weights[:, turn].unbind(1))
-            added = b * to_grey(planes) + c * mean
-            planes = [(a * plane + added).clamp(0, 1) for plane in planes]
+            grey = to_grey(planes)
+            added = b * grey + c * (grey.mean(dim=(2, 3), keepdim=True) if mean is None else mean)
+            planes = [(a * plane).add_(added).clamp_(0, 1) for plane in planes]
     return planes
 
 
