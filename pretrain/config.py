@@ -180,7 +180,8 @@ class RuntimeConfig:
         precision: "bf16" is autocast; "auto" takes it where the device computes in it.
         channels_last: Memory layout of weights and activations.
         mode: How the forward and backward pass of a step runs: "eager"; "compile", through torch.compile; "cuda_graph",
-            replayed from a CUDA graph, for small pictures on one large GPU. All but "eager" compile the augmentation.
+            replayed from a CUDA graph on one GPU, where starting kernels takes longer than they do;
+            "compile+cuda_graph", both. All but "eager" compile the augmentation.
         sync_batch_norm: Whether batch norm takes its statistics over all ranks (on GPUs), not over each rank's clips.
         threads: CPU threads of the training process; none leaves PyTorch's choice.
     """
@@ -188,7 +189,7 @@ class RuntimeConfig:
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: bool = True
-    mode: Literal["eager", "compile", "cuda_graph"] = "eager"
+    mode: Literal["eager", "compile", "cuda_graph", "compile+cuda_graph"] = "eager"
     sync_batch_norm: bool = False
     threads: int | None = None
 

@@ -74,11 +74,11 @@ def computes_bf16(device: torch.device) -> bool:
 def training_forward(
     model: nn.Module, runtime: RuntimeConfig, clip_shape: tuple[int, ...], device: torch.device
 ) -> Forward:
-    """The forward pass of training steps: plain, compiled, or replayed from a CUDA graph.
+    """The forward pass of training steps: plain, compiled, replayed from a CUDA graph, or both.
 
     Args:
         model: In training mode; its state is left as it is.
-        runtime: Says which of the three, and the precision (resolved).
+        runtime: Says which of these, and the precision (resolved).
         clip_shape: (B, 3, T, H, W) of a whole batch; smaller batches take the plain way.
         device: Of the model.
     """
@@ -86,24 +86,39 @@ def training_forward(
     torch.backends.cudnn.benchmark = True
     if Ranks.of_job().size > 1:
         model = nn.parallel.DistributedDataParallel(model)
-    plain = _UnderAutocast(model, autocast_to(runtime.precision, device))
+    compiles, replays = "compile" in runtime.mode, "cuda_graph" in runtime.mode
+    plain = _UnderAutocast(model, autocast_to(runtime.precision, device, keep_casts=not replays))
     if runtime.mode == "eager":
         return plain
-    if runtime.mode == "compile":
-        # For this shape alone: one for any size of batch is slower, and torch 2.11 cannot generate it for 3-D networks.
-        compiled = cast(Forward, torch.compile(plain, dynamic=False))
-        return lambda clip: compiled(clip) if clip.shape == clip_shape else plain(clip)
-    if device.type != "cuda":
-        raise VieError(f"runtime.mode=cuda_graph needs a GPU, and the device is {device}: set it to eager")
+    # For this shape alone: one for any size of batch is slower, and torch 2.11 cannot generate it for 3-D networks.
+    fast: Forward = torch.compile(plain, dynamic=False) if compiles else plain
+    if replays:
+        fast = _from_a_graph(plain, fast, torch.randn(clip_shape, device=device), runtime.mode)
+    return lambda clip: fast(clip) if clip.shape == clip_shape else plain(clip)
+
+
+def _from_a_graph(plain: "_UnderAutocast", fast: Forward, sample: Tensor, mode: str) -> Forward:
+    if sample.device.type != "cuda":
+        raise VieError(f"runtime.mode={mode} needs a GPU, and the device is {sample.device}: set it to eager")
     if Ranks.of_job().size > 1:
-        raise VieError("runtime.mode=cuda_graph works on one GPU, not on several ranks: set it to compile")
-    before = copy.deepcopy(model.state_dict())
-    wrapped = _UnderAutocast(model, autocast_to(runtime.precision, device, keep_casts=False))
-    sample = torch.randn(clip_shape, device=device)
-    graphed = cast(Forward, torch.cuda.make_graphed_callables(wrapped, (sample,)))
+        raise VieError(f"runtime.mode={mode} works on one GPU, not on several ranks: set it to compile")
+    before = copy.deepcopy(plain.state_dict())
+    graphed = cast(Forward, torch.cuda.make_graphed_callables(_Called(plain, fast), (sample,)))
     # Capturing runs the model, which moves the statistics of batch norm.
-    model.load_state_dict(before)
-    return lambda clip: graphed(clip) if clip.shape == clip_shape else plain(clip)
+    plain.load_state_dict(before)
+    return graphed
+
+
+class _Called(nn.Module):
+    """A network and a way to call it: capturing asks for its parameters, which a compiled one does not show."""
+
+    def __init__(self, network: nn.Module, call: Forward) -> None:
+        super().__init__()
+        self.network = network
+        self.call = call
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return self.call(clip)
 
 
 class _UnderAutocast(nn.Module):

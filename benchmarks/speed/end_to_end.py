@@ -19,7 +19,7 @@ from pretrain.train import Trainer
 from vie.errors import VieError
 from vie.history import read_history
 
-SHARES = (0.0, 0.25, 0.5, 1.0)
+SHARES = (0.0, 0.1, 0.25, 0.5, 1.0)
 SCHEDULE = 92_800_000
 """Clips of the authors' 1,450,000 steps of 64 on Kinetics-400."""
 
@@ -50,7 +50,7 @@ def measure(job: Job) -> None:
 
 
 def _mode(job: Job) -> str:
-    return f"runtime.mode={'compile' if job.device.type == 'cuda' else 'eager'}"
+    return f"runtime.mode={'compile+cuda_graph' if job.device.type == 'cuda' else 'eager'}"
 
 
 def _synthetic(case: Case, job: Job, folder: Path) -> float:

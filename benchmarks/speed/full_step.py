@@ -33,7 +33,7 @@ from benchmarks.speed.side_by_side import side_by_side
 from pretrain.train import Trainer
 from vie.errors import VieError
 
-MODES = ("compile", "cuda_graph", "eager")
+MODES = ("compile", "compile+cuda_graph", "cuda_graph", "eager")
 COLUMNS = {
     **dict.fromkeys(("stream", "mode"), ""),
     **{"batch": "d", "clips/s": ",.0f", "ms": ".2f", "ms in IR": ".2f", "bank and LA, %": ".1f"},

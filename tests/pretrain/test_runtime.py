@@ -1,5 +1,6 @@
 import copy
 import math
+import re
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from tests.pretrain.test_train import trained
 from vie import VieError, create_model
 
 SHAPE = (8, 3, 16, 48, 48)
-GPU_MODES = [pytest.param(mode, marks=NEEDS_GPU) for mode in ("eager", "compile", "cuda_graph")]
+FAST = ("compile", "cuda_graph", "compile+cuda_graph")
+GPU_MODES = [pytest.param(mode, marks=NEEDS_GPU) for mode in ("eager", *FAST)]
 
 
 def stream(device: torch.device) -> nn.Module:
@@ -36,7 +38,7 @@ def likeness(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 @NEEDS_GPU
-@pytest.mark.parametrize("mode", ["compile", "cuda_graph"])
+@pytest.mark.parametrize("mode", FAST)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_mode_makes_the_same_step_as_eager(mode, precision):
     device = torch.device("cuda")
@@ -72,7 +74,7 @@ def test_steps_on_the_gpu_are_those_on_the_cpu(mode, cache, tiny_corpus, tmp_pat
 
 
 @NEEDS_GPU
-@pytest.mark.parametrize("mode", ["eager", "cuda_graph"])
+@pytest.mark.parametrize("mode", ["eager", "cuda_graph", "compile+cuda_graph"])
 def test_local_aggregation_and_resume_on_the_gpu(mode, tiny_corpus, tmp_path):
     settings = ("runtime.device=cuda", f"runtime.mode={mode}", "runtime.precision=bf16", "optim.lr=1e-4")
     whole = trained(tiny_corpus, tmp_path / "whole", *settings, "local_aggregation.steps=14")
@@ -82,9 +84,10 @@ def test_local_aggregation_and_resume_on_the_gpu(mode, tiny_corpus, tmp_path):
     assert likeness(longer.method.bank.embeddings, whole.method.bank.embeddings) > 0.98
 
 
-def test_cuda_graph_needs_a_gpu(tiny_corpus, tmp_path):
-    with pytest.raises(VieError, match=r"runtime\.mode=cuda_graph needs a GPU.*set it to eager"):
-        trained(tiny_corpus, tmp_path / "run", "runtime.mode=cuda_graph")
+@pytest.mark.parametrize("mode", ["cuda_graph", "compile+cuda_graph"])
+def test_cuda_graph_needs_a_gpu(mode, tiny_corpus, tmp_path):
+    with pytest.raises(VieError, match=rf"runtime\.mode={re.escape(mode)} needs a GPU.*set it to eager"):
+        trained(tiny_corpus, tmp_path / "run", f"runtime.mode={mode}")
 
 
 def test_auto_takes_the_gpu_if_there_is_one():
