@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pretrain.data.instances import Instances
 from pretrain.data.order import batch_instances, steps_per_epoch
-from pretrain.data.readers import ClipReader, DeviceReader, Pixels
+from pretrain.data.readers import ClipReader, DeviceReader, Pixels, Room, fresh
 from vie import VieError
 from vie.bank import PADDING
 from vie.distributed import ALONE, Ranks
@@ -57,12 +57,13 @@ class TrainBatch:
         """Whether no clip could be read: its only instance is padding."""
         return len(self.failures) > 0 and self.instances[0] == PADDING
 
-    def pin_memory(self) -> "TrainBatch":
-        return replace(self, frames=self.frames.pin_memory())
+    def with_frames(self, frames: Tensor) -> "TrainBatch":
+        """The same with its frames elsewhere."""
+        return replace(self, frames=frames)
 
     def to(self, device: torch.device) -> "TrainBatch":
         """The same with its frames on a device."""
-        return replace(self, frames=self.frames.to(device, non_blocking=True))
+        return self.with_frames(self.frames.to(device, non_blocking=True))
 
 
 class TrainClips:
@@ -118,8 +119,12 @@ class TrainClips:
         return self.steps
 
     def __getitem__(self, step: int) -> TrainBatch:
+        return self.make(step)
+
+    def make(self, step: int, room: Room = fresh) -> TrainBatch:
+        """The batch of a step, with its frames in memory that ``room`` gives."""
         shown = self.show(step)
-        return self.batch(shown, self.reader.read(shown.videos, shown.frames, shown.drawn.boxes))
+        return self.batch(shown, self.reader.read(shown.videos, shown.frames, shown.drawn.boxes, room))
 
     def show(self, step: int) -> Shown:
         """What a step shows."""

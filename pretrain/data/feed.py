@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import queue
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TypeVar
 
 import torch
@@ -14,8 +14,10 @@ from pretrain.data.clips import TrainBatch, TrainClips
 from pretrain.data.late import LateClips
 from pretrain.data.prefetch import stream
 from pretrain.data.readers import DeviceReader
+from pretrain.data.slots import Clips, Framed, Slots
 
 Item = TypeVar("Item")
+Batch = TypeVar("Batch", bound=Framed)
 
 AHEAD = 2
 """Batches that wait on the device: one for the step to come, one for a moment in which the next is late."""
@@ -31,26 +33,37 @@ def feed(
     if isinstance(clips.reader, DeviceReader):  # what lies there already gains nothing by a thread
         yield from stream(clips, steps, workers=0)
         return
-    workers, pin_memory = config.workers, device.type == "cuda"
-    made: Iterator[TrainBatch]
     if config.device_decode:
         late = LateClips(clips, config.device_decode)
-        made = (late.finish(batch, device) for batch in stream(late, steps, workers, pin_memory))
+        yield from _fed(late, lambda batch: late.finish(batch, device), steps, config.workers, device)
     else:
-        made = (batch.to(device) for batch in stream(clips, steps, workers, pin_memory))
-    yield from made if device.type == "cpu" else _beside_the_steps(made, device)
+        yield from _fed(clips, lambda batch: batch.to(device), steps, config.workers, device)
 
 
-def _beside_the_steps(made: Iterator[TrainBatch], device: torch.device) -> Iterator[TrainBatch]:
-    """Makes batches in a thread and on a stream of their own: copies and decoding overlap with the steps."""
+def _fed(
+    clips: Clips[Batch], finish: Callable[[Batch], TrainBatch], steps: range, workers: int, device: torch.device
+) -> Iterator[TrainBatch]:
+    if device.type == "cpu":  # where nothing is copied, so that memory would be used again too early
+        return map(finish, stream(clips, steps, workers))
+    return _beside_the_steps(Slots(clips, steps, workers), finish, device)
+
+
+def _beside_the_steps(
+    slots: Slots[Batch], finish: Callable[[Batch], TrainBatch], device: torch.device
+) -> Iterator[TrainBatch]:
+    """Finishes batches in a thread and on a stream of their own: copies and decoding overlap with the steps."""
+    own, steps, made = torch.cuda.Stream(device), torch.cuda.current_stream(device), slots.stream()
     first = list(itertools.islice(made, 1))  # it starts the workers, which no other thread should do: they are forks
-    own, steps = torch.cuda.Stream(device), torch.cuda.current_stream(device)
-    own.wait_stream(steps)  # for the first batch, and the corpus if it is kept on the device
 
     def marked() -> Generator[tuple[TrainBatch, torch.cuda.Event], None, None]:
-        with torch.cuda.device(device), torch.cuda.stream(own):
+        with torch.cuda.device(device), torch.cuda.stream(own), slots.page_locked():
+            before = own.record_event()
             for batch in itertools.chain(first, made):
-                yield batch, own.record_event()
+                finished = finish(batch)
+                done = own.record_event()
+                yield finished, done
+                before.synchronize()  # the slot of the batch before is filled again from now on
+                before = done
 
     with contextlib.closing(in_thread(marked(), AHEAD)) as ready:
         for batch, done in ready:

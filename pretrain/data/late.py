@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from pretrain.data.clips import Shown, TrainBatch, TrainClips
-from pretrain.data.readers import Pixels, reach, repeat_border
+from pretrain.data.readers import Pixels, Room, fresh, reach, repeat_border
 from vie.errors import UnreachableError, VieError
 
 
@@ -40,8 +40,14 @@ class LateBatch:
     early: Pixels
     late: Files
 
-    def pin_memory(self) -> "LateBatch":
-        return replace(self, early=replace(self.early, frames=self.early.frames.pin_memory()))
+    @property
+    def frames(self) -> Tensor:
+        """The pixels that there are."""
+        return self.early.frames
+
+    def with_frames(self, frames: Tensor) -> "LateBatch":
+        """The same with its pixels elsewhere."""
+        return replace(self, early=replace(self.early, frames=frames))
 
 
 class LateClips:
@@ -56,11 +62,19 @@ class LateClips:
         return len(self.clips)
 
     def __getitem__(self, step: int) -> LateBatch:
-        shown = self.clips.show(step)
+        return self.make(step)
+
+    def make(self, step: int, room: Room = fresh) -> LateBatch:
+        """What the workers do for a step, with the pixels in memory that ``room`` gives."""
+        shown = self.show(step)
         count = len(shown.videos)
         early = count - round(self.share * count)
-        pixels = self.clips.reader.read(shown.videos[:early], shown.frames[:early], shown.drawn.boxes[:early])
+        pixels = self.clips.reader.read(shown.videos[:early], shown.frames[:early], shown.drawn.boxes[:early], room)
         return LateBatch(shown, pixels, self._read_files(shown, range(early, count)))
+
+    def show(self, step: int) -> Shown:
+        """What a step shows."""
+        return self.clips.show(step)
 
     def finish(self, batch: LateBatch, device: torch.device) -> TrainBatch:
         """Decodes what is left on a device, and puts all clips of the step together there.

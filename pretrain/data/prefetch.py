@@ -24,6 +24,8 @@ LOOK_EVERY = 5.0
 STARTS = 3
 """Times that workers are started for one item before it is given up."""
 
+AHEAD = 4
+"""Items that a worker is ahead at most."""
 
 LOST = (RuntimeError, EOFError, OSError)
 """What waiting for an item raises when a worker has died or hangs, or died with an item half handed over."""
@@ -63,7 +65,7 @@ def _restarted(
             sampler=numbers[done:],
             num_workers=workers,
             pin_memory=pin_memory,
-            prefetch_factor=4,
+            prefetch_factor=AHEAD,
             timeout=LOOK_EVERY,
             multiprocessing_context="fork",  # whatever others have made the default, as TorchRL does
         )

@@ -1,5 +1,6 @@
 """From rows and frame numbers to pixels: out of the shards, or out of a copy of the corpus on the device."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +14,14 @@ from pretrain.data.prefetch import stream
 from vie.errors import UnreachableError, VieError
 from vie.video import Shards
 from vie.video.pixels import Boxes
+
+Room = Callable[[tuple[int, ...]], Tensor]
+"""Gives memory for uint8 of a shape, in which anything may stand."""
+
+
+def fresh(shape: tuple[int, ...]) -> Tensor:
+    """The usual ``Room``."""
+    return torch.empty(shape, dtype=torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -35,13 +44,16 @@ class Pixels:
 class ClipReader(Protocol):
     """Reads clips of videos."""
 
-    def read(self, videos: npt.NDArray[np.int64], frames: npt.NDArray[np.int64], boxes: Boxes) -> Pixels:
+    def read(
+        self, videos: npt.NDArray[np.int64], frames: npt.NDArray[np.int64], boxes: Boxes, room: Room = fresh
+    ) -> Pixels:
         """Reads clips.
 
         Args:
             videos: (B,) row numbers in the corpus.
             frames: (B, T) frame numbers.
             boxes: (B, 4) the crop that will be cut out of each.
+            room: For the frames, unless they lie somewhere already.
         """
         ...
 
@@ -52,7 +64,9 @@ class ShardReader:
     def __init__(self, shards: Shards) -> None:
         self.shards = shards
 
-    def read(self, videos: npt.NDArray[np.int64], frames: npt.NDArray[np.int64], boxes: Boxes) -> Pixels:
+    def read(
+        self, videos: npt.NDArray[np.int64], frames: npt.NDArray[np.int64], boxes: Boxes, room: Room = fresh
+    ) -> Pixels:
         clips: list[list[Tensor]] = []
         moved: list[npt.NDArray[np.float32]] = []
         kept: list[int] = []
@@ -72,7 +86,7 @@ class ShardReader:
         if not clips:
             nothing = torch.empty((0, frames.shape[1], 1, 1, 3), dtype=torch.uint8)
             return Pixels(nothing, boxes[:0], np.empty(0, dtype=np.int64), failures)
-        return Pixels(_stack_padded(clips), np.stack(moved), np.asarray(kept), failures)
+        return Pixels(_stack_padded(clips, room), np.stack(moved), np.asarray(kept), failures)
 
 
 class DeviceReader:
@@ -105,7 +119,9 @@ class DeviceReader:
             first = self._first[video]
             self._store[first : first + len(frames)] = frames.to(device)
 
-    def read(self, videos: npt.NDArray[np.int64], frames: npt.NDArray[np.int64], boxes: Boxes) -> Pixels:
+    def read(
+        self, videos: npt.NDArray[np.int64], frames: npt.NDArray[np.int64], boxes: Boxes, room: Room = fresh
+    ) -> Pixels:
         failures = {i: self.failures[video] for i, video in enumerate(videos.tolist()) if video in self.failures}
         kept = np.asarray([i for i in range(len(videos)) if i not in failures], dtype=np.int64)
         first = np.asarray([self._first[video] for video in videos[kept].tolist()], dtype=np.int64)
@@ -143,17 +159,19 @@ def reach(box: npt.NDArray[np.float32]) -> tuple[int, int, int, int]:
 
 def repeat_border(pictures: Tensor, rows: int, columns: int) -> None:
     """Fills pictures (..., H, W, 3), of which only rows and columns up to these are set, with the last of each."""
-    pictures[..., rows:, :columns, :] = pictures[..., rows - 1 : rows, :columns, :]
-    pictures[..., columns:, :] = pictures[..., columns - 1 : columns, :]
+    if rows < pictures.shape[-3]:
+        pictures[..., rows:, :columns, :] = pictures[..., rows - 1 : rows, :columns, :]
+    if columns < pictures.shape[-2]:
+        pictures[..., columns:, :] = pictures[..., columns - 1 : columns, :]
 
 
-def _stack_padded(clips: list[list[Tensor]]) -> Tensor:
+def _stack_padded(clips: list[list[Tensor]], room: Room) -> Tensor:
     """Stacks clips of pictures (h, w, 3), padding each to the largest by repeating its last row and column."""
     height, width = (max(clip[0].shape[axis] for clip in clips) for axis in (0, 1))
-    stacked = torch.empty((len(clips), len(clips[0]), height, width, 3), dtype=torch.uint8)
+    stacked = room((len(clips), len(clips[0]), height, width, 3))
     for target, clip in zip(stacked, clips, strict=True):
         rows, columns = clip[0].shape[:2]
-        for place, picture in zip(target, clip, strict=True):
-            place[:rows, :columns] = picture
+        for place, picture in zip(target.numpy(), clip, strict=True):
+            place[:rows, :columns] = picture.numpy()
         repeat_border(target, rows, columns)
     return stacked

@@ -11,7 +11,7 @@ from pretrain.data.clips import EvalClips as EvaluationClips
 from pretrain.data.clips import TrainBatch, TrainClips, workers_for
 from pretrain.data.instances import whole_videos
 from pretrain.data.prefetch import stream
-from pretrain.data.readers import DeviceReader, Pixels, ShardReader
+from pretrain.data.readers import DeviceReader, Pixels, Room, ShardReader, fresh
 from pretrain.runtime import autocast_to
 from vie import Sampling, create_model
 from vie.bank import PADDING
@@ -177,8 +177,8 @@ class Faulty:
         self.inner = ShardReader(shards)
         self.failures = {position: f"clip {position} is gone" for position in positions}
 
-    def read(self, videos: np.ndarray, frames: np.ndarray, boxes: np.ndarray) -> Pixels:
-        pixels = self.inner.read(videos, frames, boxes)
+    def read(self, videos: np.ndarray, frames: np.ndarray, boxes: np.ndarray, room: Room = fresh) -> Pixels:
+        pixels = self.inner.read(videos, frames, boxes, room)
         kept = np.setdiff1d(np.arange(len(videos)), list(self.failures))
         return Pixels(pixels.frames[kept], pixels.boxes[kept], kept, self.failures)
 

@@ -5,7 +5,7 @@ import pytest
 
 from pretrain.data.clips import TrainClips
 from pretrain.data.instances import Instances, temporal_bins, whole_videos
-from pretrain.data.readers import Pixels, ShardReader
+from pretrain.data.readers import Pixels, Room, ShardReader, fresh
 from vie.video import Augmentation, Sampling, Shards
 from vie.video.clips import count_starts
 
@@ -87,9 +87,9 @@ class Seen:
         self.inner = ShardReader(shards)
         self.first: list[tuple[int, int]] = []
 
-    def read(self, videos: np.ndarray, frames: np.ndarray, boxes: np.ndarray) -> Pixels:
+    def read(self, videos: np.ndarray, frames: np.ndarray, boxes: np.ndarray, room: Room = fresh) -> Pixels:
         self.first += zip(videos.tolist(), frames[:, 0].tolist(), strict=True)
-        return self.inner.read(videos, frames, boxes)
+        return self.inner.read(videos, frames, boxes, room)
 
 
 def starts_seen(shards: Shards, instances: Instances, sampling: Sampling, epochs: int) -> dict[int, set[int]]:
