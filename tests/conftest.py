@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import tarfile
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,15 @@ from vie.video.index import INDEX_NAME, LABEL_PREFIX, write_index
 # TorchRL makes spawn the default of the whole process, unless somebody has chosen.
 if multiprocessing.get_start_method(allow_none=True) is None:
     multiprocessing.set_start_method("fork")
+
+# A process has one server of forks, which imports what the first to need it asks for: whoever comes later, from another
+# file, would have his slow modules imported by every process anew.
+PRELOAD = (
+    *("torch._dynamo", "torchvision.transforms.v2.functional", "pretrain.objective"),
+    *("pretrain.preparation.transcode", "rl_encoders.environments.guarded"),
+)
+set_preload = forkserver.set_forkserver_preload
+forkserver.set_forkserver_preload = lambda names: set_preload(list(dict.fromkeys([*PRELOAD, *names])))
 
 # Two runtimes of OpenMP in one process, PyTorch's and faiss's, crash at times: one of them is kept to one thread.
 with contextlib.suppress(ImportError):
