@@ -1,4 +1,4 @@
-"""Whole runs under torchrun: what one rank learns, several learn, whatever stops them on the way."""
+"""Whole runs, also under torchrun: what one rank learns, several learn, whatever stops them on the way."""
 
 import os
 import random
@@ -18,6 +18,7 @@ from pretrain.failures import FAILURES_NAME, read_failures
 from pretrain.settings import parse_config
 from pretrain.train import STOPPED_NAME, Trainer
 from tests.conftest import tiny_run
+from tests.distributed.processes import command_on_ranks
 from tests.pretrain.test_clips import damaged
 from vie import MemoryBank, load
 from vie.history import read_history
@@ -36,11 +37,20 @@ def start(size: int, corpus: Path, run: Path, *settings: str, **environment: str
     return subprocess.Popen(command, env=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def train(size: int, corpus: Path, run: Path, *settings: str, fails: bool = False, **environment: str) -> str:
+def torchrun(size: int, corpus: Path, run: Path, *settings: str, fails: bool = False, **environment: str) -> str:
     """Carries a run out and returns what it wrote to stderr."""
     process = start(size, corpus, run, *settings, **environment)
     _, written = process.communicate(timeout=300)
     assert (process.returncode != 0) == fails, written
+    return written
+
+
+def train(size: int, corpus: Path, run: Path, *settings: str, fails: bool = False, **environment: str) -> str:
+    """As ``torchrun``, without it and without its imports."""
+    log = run.with_suffix(".log")
+    log.unlink(missing_ok=True)
+    status, written = command_on_ranks(size, ["train", *tiny_run(corpus, run, *settings)], log, environment)
+    assert (status != 0) == fails, written
     return written
 
 
@@ -78,7 +88,7 @@ def two(tiny_corpus, tmp_path_factory) -> Path:
 @pytest.mark.parametrize(("size", "layout"), [(2, "replicated"), pytest.param(4, "sharded", marks=pytest.mark.long)])
 def test_several_ranks_are_one(still, tiny_corpus, tmp_path, size, layout, table):
     run = tmp_path / "run"
-    train(size, tiny_corpus, run, f"bank.layout={layout}", STILL="1")
+    torchrun(size, tiny_corpus, run, f"bank.layout={layout}", STILL="1")
     difference = assert_same(still, run, atol=ROUNDING)
     table("ranks", ranks=size, case=f"torchrun, {layout}", checkpoint=difference)
     for one, other in zip(read_history(still), read_history(run), strict=True):
@@ -96,7 +106,7 @@ def test_several_ranks_are_one(still, tiny_corpus, tmp_path, size, layout, table
 @pytest.mark.parametrize("size", [1, pytest.param(4, marks=pytest.mark.long)])
 def test_a_killed_rank_ends_the_job_and_other_numbers_of_ranks_go_on(still, tiny_corpus, tmp_path, size, table):
     run = tmp_path / "run"
-    written = train(2, tiny_corpus, run, STILL="1", KILL="7:1:SIGKILL", fails=True)
+    written = torchrun(2, tiny_corpus, run, STILL="1", KILL="7:1:SIGKILL", fails=True)
     assert "SIGKILL" in written
     train(size, tiny_corpus, run, STILL="1")
     difference = assert_same(still, run, atol=ROUNDING)
@@ -111,18 +121,18 @@ def test_two_ranks_go_on_exactly(two, tiny_corpus, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "name"),
+    ("launch", "size", "name"),
     [
-        (1, "SIGUSR1"),
-        (2, "SIGTERM"),
-        pytest.param(1, "SIGTERM", marks=pytest.mark.long),
-        pytest.param(2, "SIGUSR1", marks=pytest.mark.long),
+        (train, 1, "SIGUSR1"),
+        (train, 2, "SIGTERM"),
+        pytest.param(torchrun, 1, "SIGTERM", marks=pytest.mark.long),
+        pytest.param(torchrun, 2, "SIGUSR1", marks=pytest.mark.long),
     ],
 )
-def test_asked_to_stop_it_keeps_the_step(two, tiny_corpus, tmp_path, size, name):
+def test_asked_to_stop_it_keeps_the_step(two, tiny_corpus, tmp_path, launch, size, name):
     run = tmp_path / "run"
     # One rank that is asked in step 2 stops the others too, when they next agree.
-    written = train(size, tiny_corpus, run, "monitor.checkpoint_every=0", KILL=f"2:0:{name}", SLOW="0.5", fails=True)
+    written = launch(size, tiny_corpus, run, "monitor.checkpoint_every=0", KILL=f"2:0:{name}", SLOW="0.5", fails=True)
     (step,) = re.findall(rf"stopped at step (\d+) by {name}", written)[:1]
     assert 3 <= int(step) <= (3 if size == 1 else 6)
     assert sorted(path.name for path in (run / FOLDER_NAME).iterdir())[-1] == f"step-{int(step):09d}"
