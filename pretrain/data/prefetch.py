@@ -1,6 +1,7 @@
 """Items made ahead of time by worker processes, in order, whatever becomes of the workers."""
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -67,6 +68,7 @@ def _restarted(
             pin_memory=pin_memory,
             prefetch_factor=AHEAD,
             timeout=LOOK_EVERY,
+            worker_init_fn=_give_way,
             multiprocessing_context="fork",  # whatever others have made the default, as TorchRL does
         )
         iterator = _begin(loader)
@@ -85,6 +87,11 @@ def _restarted(
                     "is short, or to 0 to see why"
                 ) from error
             logger.warning("workers are started again: %s", cause)
+
+
+def _give_way(worker: int) -> None:
+    """Where workers take every core, the process that starts the device's work comes first."""
+    os.nice(10)
 
 
 def _begin(loader: "DataLoader[Item | VieError]") -> Iterator[Item | VieError]:

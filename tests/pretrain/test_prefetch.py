@@ -41,6 +41,20 @@ class Items:
         return torch.tensor(number**2)
 
 
+class Priorities:
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, number: int) -> int:
+        return os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def test_workers_give_way_to_the_process_that_trains():
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert all(found > own for found in prefetch.stream(Priorities(), range(4), workers=1))
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
+
+
 @pytest.mark.parametrize("fatal", [3, 4, 19])
 def test_a_killed_worker_is_started_again(tmp_path, fatal, caplog):
     items = Items(tmp_path, fatal, times=1)
