@@ -1,6 +1,5 @@
 """k-means over the bank, by PyTorch (any device) or faiss (CPU) behind one function."""
 
-from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -15,8 +14,9 @@ Engine = Literal["torch", "faiss"]
 BASE_SEED = 1234
 """VIE seeds clustering h with 1234 + h."""
 
-CHUNK_BYTES = {"cpu": 2**23, "cuda": 2**28}
+CHUNK_BYTES = {"cpu": 2**23, "cuda": 2**29}
 """Size of the distances of one chunk of rows: what a CPU keeps in its cache, and what keeps a GPU busy."""
+
 FIXED_POINT = 2.0**32
 """Sums of rows are taken in integers, whose order does not matter: labels repeat exactly, also on a GPU."""
 
@@ -78,17 +78,17 @@ def _kmeans_torch(rows: Tensor, start: Tensor, iterations: int, ranks: Ranks) ->
     for _ in range(iterations):
         counts = torch.zeros(num_clusters, dtype=torch.long, device=rows.device)
         sums = torch.zeros(num_clusters, rows.shape[1], dtype=torch.long, device=rows.device)
-        distances = []
-        for part, distance, labels in _assign(rows, centroids):
-            counts.index_add_(0, labels, torch.ones_like(labels))
-            sums.index_add_(0, labels, (part.double() * FIXED_POINT).round().long())
-            distances.append(distance)
+        labels, distances = _assign(rows, centroids)
+        counts.index_add_(0, labels, torch.ones_like(labels))
+        size = max(1, CHUNK_BYTES[rows.device.type] // (8 * rows.shape[1]))
+        for part, own in zip(rows.split(size), labels.split(size), strict=True):
+            sums.index_add_(0, own, (part.double() * FIXED_POINT).round().long())
         counts, sums = ranks.sum(counts), ranks.sum(sums)
         centroids = (sums.double() / FIXED_POINT / counts.clamp(min=1)[:, None]).float()
         empty = torch.nonzero(counts == 0)[:, 0]
         if len(empty):
-            centroids[empty] = _farthest(rows, torch.cat(distances), len(empty), ranks)
-    return torch.cat([labels for _, _, labels in _assign(rows, centroids)])
+            centroids[empty] = _farthest(rows, distances, len(empty), ranks)
+    return _assign(rows, centroids)[0]
 
 
 def _farthest(rows: Tensor, distance: Tensor, count: int, ranks: Ranks) -> Tensor:
@@ -100,13 +100,16 @@ def _farthest(rows: Tensor, distance: Tensor, count: int, ranks: Ranks) -> Tenso
     return candidates[torch.topk(far, count).indices]
 
 
-def _assign(rows: Tensor, centroids: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Chunks of rows; each row's squared distance to its nearest centroid, and that one's number."""
+def _assign(rows: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
+    """The number of each row's nearest centroid, and the squared distance to it."""
     half_norms = centroids.square().sum(dim=1) / 2
+    labels, distances = [], []
     for chunk in rows.split(max(1, CHUNK_BYTES[rows.device.type] // (4 * len(centroids)))):
         part = chunk.float()
-        closeness, labels = torch.addmm(half_norms, part, centroids.T, alpha=-1).min(dim=1)
-        yield part, 2 * closeness + part.square().sum(dim=1), labels
+        closeness, nearest = torch.addmm(half_norms, part, centroids.T, alpha=-1).min(dim=1)
+        labels.append(nearest)
+        distances.append(2 * closeness + part.square().sum(dim=1))
+    return torch.cat(labels), torch.cat(distances)
 
 
 def _kmeans_faiss(rows: Tensor, num_clusters: int, iterations: int, seed: int) -> Tensor:
