@@ -70,7 +70,9 @@ def write_synthetic(folder: Path, rows: int, frames: int) -> None:
 class NoPixels:
     """A reader that reads nothing, so that only the planning is timed."""
 
-    def read(self, videos: np.ndarray[Any, Any], frames: np.ndarray[Any, Any], boxes: Boxes) -> Pixels:
+    def read(
+        self, videos: np.ndarray[Any, Any], frames: np.ndarray[Any, Any], boxes: Boxes, room: Room = fresh
+    ) -> Pixels:
         nothing = torch.empty((len(videos), frames.shape[1], 1, 1, 3), dtype=torch.uint8)
         return Pixels(nothing, boxes, np.arange(len(videos)), {})
 
