@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from vie.video.pixels import Boxes
 
 Room = Callable[[tuple[int, ...]], Tensor]
 """Gives memory for uint8 of a shape, in which anything may stand."""
+
+
+Pictures = TypeVar("Pictures", Tensor, npt.NDArray[np.uint8])
 
 
 def fresh(shape: tuple[int, ...]) -> Tensor:
@@ -157,7 +160,7 @@ def reach(box: npt.NDArray[np.float32]) -> tuple[int, int, int, int]:
     return top, left, bottom, right
 
 
-def repeat_border(pictures: Tensor, rows: int, columns: int) -> None:
+def repeat_border(pictures: Pictures, rows: int, columns: int) -> None:
     """Fills pictures (..., H, W, 3), of which only rows and columns up to these are set, with the last of each."""
     if rows < pictures.shape[-3]:
         pictures[..., rows:, :columns, :] = pictures[..., rows - 1 : rows, :columns, :]
@@ -169,9 +172,10 @@ def _stack_padded(clips: list[list[Tensor]], room: Room) -> Tensor:
     """Stacks clips of pictures (h, w, 3), padding each to the largest by repeating its last row and column."""
     height, width = (max(clip[0].shape[axis] for clip in clips) for axis in (0, 1))
     stacked = room((len(clips), len(clips[0]), height, width, 3))
-    for target, clip in zip(stacked, clips, strict=True):
+    # NumPy copies pieces of this size in half the time that PyTorch takes.
+    for target, clip in zip(stacked.numpy(), clips, strict=True):
         rows, columns = clip[0].shape[:2]
-        for place, picture in zip(target.numpy(), clip, strict=True):
+        for place, picture in zip(target, clip, strict=True):
             place[:rows, :columns] = picture.numpy()
-        repeat_border(target, rows, columns)
+            repeat_border(place, rows, columns)
     return stacked
