@@ -1,5 +1,6 @@
 """Rows are made ready side by side and measured one after another, each in a process of its own."""
 
+import multiprocessing
 import os
 import threading
 import time
@@ -38,7 +39,10 @@ def note(folder, what):
         print(what, file=log)
 
 
-def test_none_is_measured_before_all_are_ready(tmp_path):
+def test_none_is_measured_before_all_are_ready(tmp_path, monkeypatch):
+    # Forked from a server, processes share no more with this one than spawned ones, and are there in a moment.
+    get_context = multiprocessing.get_context
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: get_context({"spawn": "forkserver"}[kind]))
     asked = []
 
     def tasks():
