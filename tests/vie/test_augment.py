@@ -246,7 +246,7 @@ def test_clips_do_not_depend_on_their_batch():
 
 def test_the_compiled_augmentation_is_the_plain_one(device):
     """In batches of two sizes, the second without some of the turns; on the CPU traced whole, but not compiled."""
-    apply = compiled_apply_draw("eager", True) if device == "cpu" else compiled_apply_draw()
+    apply = compiled_apply_draw("eager", True) if device.type == "cpu" else compiled_apply_draw()
     for count in (12, 2):
         frames, drawn = pictures(count, 3, 50, 60).to(device), drawn_for(32, count, 50, 60)
         found = augment(frames, drawn, 32, apply=apply)
