@@ -173,7 +173,7 @@ prepare(list_videos(sys.argv[1]), sys.argv[2], PrepareConfig(short_side=64, shar
 
 
 def test_a_worker_killed_half_way_costs_nothing(cluster, ten, tmp_path):
-    """The last of those that share the cluster, as the worker that takes its place is slow to begin."""
+    """After those that need both workers, as the one that takes its place is slow to begin."""
     job = Waiting(ten, tmp_path)
     job.start(cluster)
     wait_until(job.others_are_done)
@@ -203,11 +203,12 @@ def test_a_shard_whose_workers_die_is_given_up_after_the_others(fragile, ten, tm
     assert_whole(job.out, job.source)
 
 
-def test_a_lost_scheduler_ends_the_run(fragile, ten, tmp_path):
+def test_a_lost_scheduler_ends_the_run(cluster, ten, tmp_path):
+    """The last of all that share the cluster."""
     job = Waiting(ten, tmp_path)
-    job.start(fragile)
+    job.start(cluster)
     wait_until(job.others_are_done)
-    fragile.processes[0].kill()
+    cluster.processes[0].kill()
     assert "the connection to the Dask scheduler broke: run again" in str(job.error())
     job.go.touch()
     assert run(job.source, job.out).prepared == 1

@@ -1,12 +1,9 @@
 import csv
 import json
-import os
 import pickle
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +20,13 @@ from pretrain.objective import Objective
 from pretrain.settings import parse_config
 from pretrain.train import Trainer
 from tests.conftest import rewrite_index, tiny_run
+from tests.distributed.processes import command_on_ranks
 from tests.pretrain.test_clips import damaged
 from vie import VieError, load
 from vie.files import locked
 from vie.history import read_history
 from vie.video import Shards
 
-ROOT = Path(__file__).parents[2]
 STEPS, IR_STEPS, EPOCH = 12, 4, 6
 
 
@@ -284,23 +281,9 @@ class TestInterrupted:
     def test_killed(self, finished, tiny_corpus, tmp_path):
         """By the system, in the middle of the step after next of a checkpoint."""
         run = tmp_path / "run"
-        script = tmp_path / "killed.py"
-        script.write_text(
-            "import os, signal, sys\n"
-            "from pretrain.cli import main\n"
-            "from pretrain.objective import Objective\n"
-            "loss = Objective.loss\n"
-            "def kill(self, embedding, instances, step):\n"
-            "    if step == 7:\n"
-            "        os.kill(os.getpid(), signal.SIGKILL)\n"
-            "    return loss(self, embedding, instances, step)\n"
-            "Objective.loss = kill\n"
-            "main(sys.argv[1:])\n"
-        )
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, str(script), "train", *tiny_run(tiny_corpus, run)]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert result.returncode == -signal.SIGKILL, result.stderr
+        command = ["train", *tiny_run(tiny_corpus, run)]
+        status, told = command_on_ranks(1, command, tmp_path / "log", {"KILL": "7:0:SIGKILL"})
+        assert status == signal.SIGKILL, told
         assert [row["step"] for row in read_history(run) if "loss" in row] == list(range(1, 8))
         second = trainer(tiny_corpus, run)
         assert second.step == 5
