@@ -63,13 +63,19 @@ class StoppedError(Exception):
     """Stands for whatever ends a process."""
 
 
-@pytest.mark.parametrize("method", BASELINES)
-class TestEveryMethod:
-    def test_a_whole_run(self, method, tiny_corpus, tmp_path):
-        job = trainer(method, tiny_corpus, tmp_path / "run")
-        before = {name: weight.clone() for name, weight in job.method.network.state_dict().items()}
-        job.train()
+@pytest.fixture(scope="module")
+def whole(method, tiny_corpus, tmp_path_factory) -> tuple[Trainer, dict[str, Tensor]]:
+    """A finished run of a method, and the weights that it began with."""
+    job = trainer(method, tiny_corpus, tmp_path_factory.mktemp(method) / "run")
+    before = {name: weight.clone() for name, weight in job.method.network.state_dict().items()}
+    job.train()
+    return job, before
 
+
+@pytest.mark.parametrize("method", BASELINES, scope="module")
+class TestEveryMethod:
+    def test_a_whole_run(self, method, whole, tiny_corpus, tmp_path):
+        job, before = whole
         newest = sorted((job.run / FOLDER_NAME).iterdir())[-1]
         tensors = {name: tensor for path in newest.glob("*.safetensors") for name, tensor in load_file(path).items()}
         kept = {name.removeprefix("network."): tensors[name] for name in tensors if name.startswith("network.")}
@@ -94,9 +100,7 @@ class TestEveryMethod:
         torch.testing.assert_close(encoder(frame), job.model(encoder.preprocess(frame)), atol=1e-6, rtol=0)
         assert STAGES[method] in write_report([job.run], tmp_path / "report.html").read_text()
 
-    def test_goes_on_as_if_it_had_not_been_stopped(self, method, tiny_corpus, tmp_path, monkeypatch):
-        whole = trainer(method, tiny_corpus, tmp_path / "whole")
-        whole.train()
+    def test_goes_on_as_if_it_had_not_been_stopped(self, method, whole, tiny_corpus, tmp_path, monkeypatch):
         stopped = trainer(method, tiny_corpus, tmp_path / "run")
 
         def end_step(output: Tensor, target: Tensor) -> None:
@@ -110,7 +114,7 @@ class TestEveryMethod:
         second = trainer(method, tiny_corpus, tmp_path / "run")
         assert second.step == 4
         second.train()
-        assert not different(state(second), state(whole))
+        assert not different(state(second), state(whole[0]))
 
     def test_every_trained_parameter_has_a_gradient_and_the_forward_pass_is_one_graph(
         self, method, tiny_corpus, tmp_path
