@@ -44,14 +44,30 @@ KINDS = [*((name, {}) for name in HEADS), ("diffusion", HISTOGRAM)]
 KINDS += [("gaussian", {"critic": "iql"}), ("gaussian", {"critic": "iql", **HISTOGRAM})]
 
 
+@pytest.fixture(scope="module")
+def taught(replay):
+    """Agents that have imitated and whose critics have learned, by their settings; what the last update told."""
+    found = {}
+
+    def teach(name, **critics):
+        key = name, *sorted(critics.items())
+        if key not in found:
+            agent = made(name, **critics)
+            for update in range(120):
+                batch = replay.draw(64, (0, update))
+                agent.imitate(batch)
+                metrics = agent.update(batch)
+            found[key] = agent, metrics
+        return found[key]
+
+    return teach
+
+
 @pytest.mark.parametrize(("name", "critics"), KINDS)
-def test_the_critic_picks_good_actions_of_a_policy_that_knows_none(name, critics, replay):
+def test_the_critic_picks_good_actions_of_a_policy_that_knows_none(name, critics, taught):
     """The data's actions are random, and so are the policy's; what is done is not."""
-    agent = made(name, **critics)
-    for update in range(120):
-        batch = replay.draw(64, (0, update))
-        agent.imitate(batch)
-        metrics = agent.update(batch)
+    agent, metrics = taught(name, **critics)
+    torch.manual_seed(1)
     assert all(value.isfinite().all() for value in metrics.values())
     done = np.mean([agent.act(PLACES) for _ in range(5)], axis=0)
     assert (done[:2] > 0.15).all()
@@ -61,12 +77,9 @@ def test_the_critic_picks_good_actions_of_a_policy_that_knows_none(name, critics
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_the_policy_learns_what_was_optimised(name, replay):
-    agent = made(name)
-    for update in range(120):
-        batch = replay.draw(64, (0, update))
-        agent.imitate(batch)
-        agent.update(batch)
+def test_the_policy_learns_what_was_optimised(name, replay, taught):
+    agent = copy.deepcopy(taught(name)[0])
+    torch.manual_seed(1)
     before = agent.policy.sample(PLACES, 300).mean(dim=1)
     for update in range(150):
         agent.distil(replay.draw(64, (1, update)))

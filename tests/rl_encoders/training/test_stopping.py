@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,11 +18,22 @@ from vie import VieError
 from vie.history import read_history
 
 
-@pytest.mark.parametrize("kind", ["cal-ql", "iql", "pa-rl"])
-def test_stopped_anywhere_it_goes_on_exactly(kind, tmp_path):
-    walks = random_walks(8)
-    whole = Training(config(tmp_path / "whole"), agent(kind), walks, Line())
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole run of Cal-QL; do not write into its folder."""
+    return trained("cal-ql", tmp_path_factory.mktemp("whole"))
+
+
+def trained(kind, folder):
+    whole = Training(config(folder), agent(kind), random_walks(8), Line())
     whole.train()
+    return whole
+
+
+@pytest.mark.parametrize("kind", ["cal-ql", "iql", "pa-rl"])
+def test_stopped_anywhere_it_goes_on_exactly(kind, finished, tmp_path):
+    walks = random_walks(8)
+    whole = finished if kind == "cal-ql" else trained(kind, tmp_path / "whole")
     for stop in (
         {"offline_updates": 23, "online_steps": 0},
         {"online_steps": LENGTH},
@@ -34,14 +46,12 @@ def test_stopped_anywhere_it_goes_on_exactly(kind, tmp_path):
     assert whole.updates == 40 + 4 * LENGTH
     same(whole.agent, part.agent)
     for number in range(4):
-        paths = [tmp_path / name / f"episodes/{number:06d}.safetensors" for name in ("whole", "parts")]
+        paths = [Path(run.config.run) / f"episodes/{number:06d}.safetensors" for run in (whole, part)]
         assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-def test_killed_between_checkpoints_it_goes_on_from_the_last(tmp_path, monkeypatch):
+def test_killed_between_checkpoints_it_goes_on_from_the_last(finished, tmp_path, monkeypatch):
     walks = random_walks(8)
-    whole = Training(config(tmp_path / "whole"), agent(), walks, Line())
-    whole.train()
     killed = Training(config(tmp_path / "killed"), agent(), walks, Line())
     update, count = killed.agent.update, []
 
@@ -57,7 +67,7 @@ def test_killed_between_checkpoints_it_goes_on_from_the_last(tmp_path, monkeypat
     again = Training(config(tmp_path / "killed"), agent(), walks, Line())
     assert again.episodes == 3
     again.train()
-    same(whole.agent, again.agent)
+    same(finished.agent, again.agent)
 
 
 def test_what_was_collected_after_the_last_checkpoint_is_not_collected_again(tmp_path, monkeypatch):
@@ -137,7 +147,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
         Training(config(tmp_path, offline_updates=8, online_steps=0), agent(), random_walks(3))
 
 
-def test_a_signal_in_an_episode_or_an_evaluation_stops_at_once(tmp_path):
+def test_a_signal_in_an_episode_or_an_evaluation_stops_at_once(finished, tmp_path):
     class Slow(Line):
         def __init__(self, at):
             super().__init__()
@@ -149,8 +159,6 @@ def test_a_signal_in_an_episode_or_an_evaluation_stops_at_once(tmp_path):
                 os.kill(os.getpid(), signal.SIGTERM)
             return super().step(action)
 
-    whole = Training(config(tmp_path / "whole"), agent(), random_walks(8), Line())
-    whole.train()
     for steps in (5, 3 * LENGTH + 5):  # in the evaluation of three episodes, in the first episode
         world = Slow(steps)
         stopped = Training(config(tmp_path / str(steps)), agent(), random_walks(8), world)
@@ -161,7 +169,7 @@ def test_a_signal_in_an_episode_or_an_evaluation_stops_at_once(tmp_path):
         again = Training(config(tmp_path / str(steps)), agent(), random_walks(8), Line())
         assert again.updates == 40
         again.train()
-        same(whole.agent, again.agent)
+        same(finished.agent, again.agent)
 
 
 def test_it_ends_where_it_has_acted_and_is_to_act_no_more(tmp_path):
@@ -171,7 +179,7 @@ def test_it_ends_where_it_has_acted_and_is_to_act_no_more(tmp_path):
     again.train()
 
 
-def test_a_signal_stops_after_the_update(tmp_path, monkeypatch):
+def test_a_signal_stops_after_the_update(finished, tmp_path, monkeypatch):
     run = Training(config(tmp_path / "run"), agent(), random_walks(8), Line())
     update = run.agent.update
 
@@ -185,7 +193,5 @@ def test_a_signal_stops_after_the_update(tmp_path, monkeypatch):
         run.train()
     again = Training(config(tmp_path / "run"), agent(), random_walks(8), Line())
     assert again.updates in (21, 22)
-    whole = Training(config(tmp_path / "whole"), agent(), random_walks(8), Line())
     again.train()
-    whole.train()
-    same(whole.agent, again.agent)
+    same(finished.agent, again.agent)
