@@ -69,11 +69,13 @@ class TaskRuntime:
         device: "auto" takes a GPU if there is one.
         precision: Of the trunk: "bf16" is autocast; "auto" takes it where the device computes in it.
         channels_last: Memory layout of weights and activations.
+        compile: Whether the augmentation is compiled on a GPU, where it takes longer than a frozen trunk if it is not.
     """
 
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: bool = True
+    compile: bool = True
 
 
 @dataclass

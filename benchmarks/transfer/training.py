@@ -21,6 +21,7 @@ from pretrain.optim import learning_rate, norm_parameters
 from pretrain.timing import progress_interval
 from vie import Sampling, VieError
 from vie.video import augment
+from vie.video.apply import Apply, apply_draw, compiled_apply_draw
 from vie.video.pixels import crop_resize, normalise
 
 TOP = 5
@@ -72,6 +73,12 @@ class Bench:
         """Clips in a training step: what is wanted, or as many videos as there are."""
         return min(self.config.data.batch_size, len(self.task.train))
 
+    @property
+    def apply(self) -> Apply:
+        """How training clips are augmented."""
+        compiles = self.config.runtime.compile and self.device.type == "cuda"
+        return compiled_apply_draw() if compiles else apply_draw
+
     def test_clips(self, train: bool = False) -> EvalClips:
         """The centre-cropped clips of the test videos, or of the training videos."""
         return EvalClips(
@@ -114,7 +121,8 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(rate, step)
         frames = batch.frames.to(bench.device, non_blocking=True)
-        clip = augment(frames, batch.drawn, bench.sampling.size, batch.boxes, network.model.mean, network.model.std)
+        size, mean, std = bench.sampling.size, network.model.mean, network.model.std
+        clip = augment(frames, batch.drawn, size, batch.boxes, mean, std, bench.apply)
         instances = torch.from_numpy(batch.instances).to(bench.device, non_blocking=True)
         loss = summed_loss(network(clip), {column: known[instances] for column, known in labels.items()})
         optimizer.zero_grad(set_to_none=True)

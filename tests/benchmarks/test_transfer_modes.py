@@ -1,5 +1,7 @@
 """What each mode really does: which weights, which videos, which formula."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +21,7 @@ from tests.benchmarks.test_transfer import CLIP, CPU, PLAIN, QUICK, bench_for
 from tests.pretrain.test_clips import damaged
 from vie import VieError, create_model, load, save_pretrained
 from vie.video import clip_frames, even_positions
+from vie.video.apply import apply_draw, compiled_apply_draw
 from vie.video.pixels import centre_boxes, crop_resize, normalise
 
 
@@ -281,3 +284,12 @@ def test_a_corpus_on_the_device_shows_the_same_pixels(tiny_corpus, encoder):
     clips = [crop_resize(batch.frames, torch.from_numpy(batch.boxes), 16) for batch in (cached, plain)]
     assert clips[0].std() > 0.01
     torch.testing.assert_close(*clips, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "compiled"), [("cuda", "true", True), ("cuda", "false", False), ("cpu", "true", False)]
+)
+def test_the_augmentation_is_compiled_on_a_gpu(device, asked, compiled, tiny_corpus, encoder):
+    config = parse_task("small", [f"data.path={tiny_corpus}", *QUICK, f"runtime.compile={asked}"])
+    bench = replace(open_bench(config, load(encoder), CPU), device=torch.device(device))
+    assert bench.apply is (compiled_apply_draw() if compiled else apply_draw)
