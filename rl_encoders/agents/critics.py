@@ -24,6 +24,7 @@ class CriticConfig:
         activation: Of the critics.
         layer_norm: In the critics.
         normalise_features: Whether what enters the critics' last layer has length 1 (OOO).
+        action_at_every_layer: Whether the action enters every hidden layer of the critics, not the first alone (PTR).
         critic_lr: Learning rate of the critics and of the encoder that they train.
         bins: Of a histogram of values; None for critics that say the value itself.
         q_low, q_high: Least and largest value there can be: ends of the histogram, bounds of what is learned.
@@ -36,6 +37,7 @@ class CriticConfig:
     activation: Activation = "relu"
     layer_norm: bool = False
     normalise_features: bool = False
+    action_at_every_layer: bool = False
     critic_lr: float = 3e-4
     bins: int | None = None
     q_low: float | None = None
@@ -91,4 +93,5 @@ def make_critic(state_dim: int, action_dim: int, config: CriticConfig, outputs: 
         activation=config.activation,
         layer_norm=config.layer_norm,
         normalise_features=config.normalise_features,
+        action_at_every_layer=config.action_at_every_layer,
     )

@@ -70,10 +70,15 @@ class Gaussian(nn.Module):
     """A normal distribution around tanh of the network, with one trained std for each component (IQL's policy)."""
 
     def __init__(
-        self, state_dim: int, action_dim: int, hidden: Sequence[int] = (256, 256), least_log_std: float = -5.0
+        self,
+        state_dim: int,
+        action_dim: int,
+        hidden: Sequence[int] = (256, 256),
+        least_log_std: float = -5.0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.network = EnsembleMLP(1, state_dim, hidden, action_dim)
+        self.network = EnsembleMLP(1, state_dim, hidden, action_dim, dropout=dropout)
         self.log_std = nn.Parameter(torch.zeros(action_dim))
         self.least_log_std = least_log_std
 

@@ -15,6 +15,7 @@ from rl_encoders.agents.networks import Critic, EnsembleMLP, polyak
 from rl_encoders.agents.perception import Perception
 from rl_encoders.agents.values import HLGauss, Scalar
 from rl_encoders.replay.buffer import Batch
+from vie import VieError
 
 
 def expectile_loss(excess: Tensor, expectile: float) -> Tensor:
@@ -114,6 +115,7 @@ class IQLConfig(CriticConfig):
         expectile: tau.
         temperature: beta: how much better actions count for the policy.
         largest_weight: That an action may have.
+        dropout: In the policy's hidden layers, while it learns.
     """
 
     policy_hidden: Sequence[int] = (256, 256)
@@ -122,6 +124,13 @@ class IQLConfig(CriticConfig):
     expectile: float = 0.7
     temperature: float = 3.0
     largest_weight: float = 100.0
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises ``VieError`` for values that make no sense."""
+        super().__post_init__()
+        if not 0 <= self.dropout < 1:
+            raise VieError(f"dropout={self.dropout} is out of range: give 0 to below 1")
 
 
 class IQL(Agent):
@@ -141,7 +150,7 @@ class IQL(Agent):
         self.critic = make_critic(eyes.dim, action_dim, config, self.values.outputs)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.value = EnsembleMLP(1, eyes.dim, config.critic_hidden, 1)
-        self.policy = Gaussian(eyes.dim, action_dim, config.policy_hidden)
+        self.policy = Gaussian(eyes.dim, action_dim, config.policy_hidden, dropout=config.dropout)
 
     def make_optimizers(self) -> None:
         """After the agent has been moved to its device."""

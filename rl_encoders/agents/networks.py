@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from itertools import zip_longest
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,9 @@ class EnsembleMLP(nn.Module):
         activation: str = "relu",
         layer_norm: bool = False,
         last_gain: float = 0.01,
+        dropout: float = 0.0,
     ) -> None:
+        """Builds them; ``dropout`` is the share of what each hidden layer says that is left out in training mode."""
         super().__init__()
         self.layers, self.norms = nn.ModuleList(), nn.ModuleList()
         for width in hidden:
@@ -65,11 +68,12 @@ class EnsembleMLP(nn.Module):
             inputs = width
         self.last = EnsembleLinear(ensemble, inputs, outputs, last_gain)
         self.activation = ACTIVATIONS[activation]
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in) or (E, B, in) to (E, B, out)."""
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            x = self.activation(norm(layer(x)))
+            x = self.dropout(self.activation(norm(layer(x))))
         return self.last(x)
 
 
@@ -90,6 +94,7 @@ class Critic(nn.Module):
         activation: str = "relu",
         layer_norm: bool = False,
         normalise_features: bool = False,
+        action_at_every_layer: bool = False,
     ) -> None:
         """Builds the critics.
 
@@ -102,16 +107,16 @@ class Critic(nn.Module):
             activation: ``relu``, ``swish`` or ``tanh``.
             layer_norm: After every hidden layer.
             normalise_features: Brings what enters the last layer to length 1 (OOO, Sobol Mark et al. 2023).
+            action_at_every_layer: Whether the action enters every hidden layer, not the first alone (PTR, Kumar et al.
+                2022, arXiv 2210.05178; PA-RL's critics on CALVIN).
         """
         super().__init__()
-        first = EnsembleLinear(ensemble, state_dim + action_dim, hidden[0])
         self.of_state = EnsembleLinear(ensemble, state_dim, hidden[0])
-        self.of_action = EnsembleLinear(ensemble, action_dim, hidden[0], bias=False)
-        with torch.no_grad():  # one orthogonal matrix, cut in two
-            self.of_state.weight.copy_(first.weight[:, :state_dim])
-            self.of_action.weight.copy_(first.weight[:, state_dim:])
+        self.of_action = _cut_off(self.of_state, action_dim)
         self.norm = EnsembleNorm(ensemble, hidden[0]) if layer_norm else nn.Identity()
         self.rest = EnsembleMLP(ensemble, hidden[0], hidden[1:], outputs, activation=activation, layer_norm=layer_norm)
+        later = self.rest.layers if action_at_every_layer else ()
+        self.of_action_later = nn.ModuleList(_cut_off(cast(EnsembleLinear, layer), action_dim) for layer in later)
         self.activation = ACTIVATIONS[activation]
         self.outputs, self.normalise_features = outputs, normalise_features
 
@@ -127,18 +132,28 @@ class Critic(nn.Module):
         """
         several = action if action.ndim == 3 else action[:, None]
         batch, count = several.shape[:2]
-        hidden = self.of_state(state)[:, :, None] + self.of_action(several.flatten(0, 1)).unflatten(1, (batch, count))
+        flat = several.flatten(0, 1)
+        hidden = self.of_state(state)[:, :, None] + self.of_action(flat).unflatten(1, (batch, count))
         hidden = self.activation(self.norm(hidden.flatten(1, 2)))
-        scores = self._finish(hidden).unflatten(1, (batch, count))
+        for layer, norm, of_action in zip_longest(self.rest.layers, self.rest.norms, self.of_action_later):
+            summed = layer(hidden) if of_action is None else layer(hidden) + of_action(flat)
+            hidden = self.activation(norm(summed))
+        if self.normalise_features:
+            hidden = nn.functional.normalize(hidden, dim=-1, eps=1e-8)
+        scores = self.rest.last(hidden).unflatten(1, (batch, count))
         scores = scores if action.ndim == 3 else scores[:, :, 0]
         return scores[..., 0] if self.outputs == 1 else scores
 
-    def _finish(self, hidden: Tensor) -> Tensor:
-        if not self.normalise_features:
-            return self.rest(hidden)
-        for layer, norm in zip(self.rest.layers, self.rest.norms, strict=True):
-            hidden = self.rest.activation(norm(layer(hidden)))
-        return self.rest.last(nn.functional.normalize(hidden, dim=-1, eps=1e-8))
+
+@torch.no_grad()
+def _cut_off(layer: EnsembleLinear, inputs: int) -> EnsembleLinear:
+    """A layer without bias for further inputs of a given one; both get parts of one orthogonal matrix."""
+    ensemble, known, outputs = layer.weight.shape
+    whole = EnsembleLinear(ensemble, known + inputs, outputs)
+    rest = EnsembleLinear(ensemble, inputs, outputs, bias=False)
+    layer.weight.copy_(whole.weight[:, :known])
+    rest.weight.copy_(whole.weight[:, known:])
+    return rest
 
 
 @torch.no_grad()

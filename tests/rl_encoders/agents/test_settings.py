@@ -38,6 +38,7 @@ def test_of_any_critics(kind, given, said):
         (SACConfig, {"careful": 3}, "careful=3 is more than critics=2: give careful at most 2, or more critics"),
         (SACConfig, {"careful": 0}, "careful=0 is too few"),
         (SACConfig, {"actor_value": "max"}, "actor_value=max is not known: give one of min, mean"),
+        (IQLConfig, {"dropout": 1.0}, "dropout=1.0 is out of range: give 0 to below 1"),
         (CalQLConfig, {"action_samples": 0}, "action_samples=0 is too few"),
         (CalQLConfig, {"backup_entropy": True}, "backup_entropy=True: .*give max_target_backup=false"),
         (PARLConfig, {"action_samples": 0}, "action_samples=0 is too few"),
