@@ -1,4 +1,5 @@
 import copy
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -72,22 +73,29 @@ def read(folder: Path, content: object) -> Job:
     return read_job(path)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_jobs_that_come_along_can_be_carried_out(path, tmp_path):
-    """Every setting of every run is one, and every command line is understood."""
+@functools.cache
+def planned(path: Path) -> Plan:
+    """As it takes long to read the settings of all runs."""
     job = read_job(path)
-    works = Plan(job, tmp_path, dict.fromkeys(job.given, "SOMEWHERE")).works([0])
-    assert len(works) > len(job.runs())
+    return Plan(job, Path("nowhere"), dict.fromkeys(job.given, "SOMEWHERE"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_jobs_that_come_along_can_be_carried_out(path):
+    """Every setting of every run is one, and every command line is understood."""
+    plan = planned(path)
+    works = plan.works([0])
+    assert len(works) > len(plan.job.runs())
     for verb in {one.make()[3] for one in works.values()}:
         with pytest.raises(SystemExit, match="0"):
             vie_rl([verb, "--help"])
 
 
-def test_the_agents_of_the_claim_are_on_a_par(tmp_path):
+def test_the_agents_of_the_claim_are_on_a_par():
     """All learn as long, of batches as large, for the same rewards and horizon, but for what a method leaves out."""
-    job = read_job(FOLDER / "claim_agents.yaml")
+    plan = planned(FOLDER / "claim_agents.yaml")
+    job = plan.job
     assert len(job.tasks) >= 4
-    plan = Plan(job, tmp_path, dict.fromkeys(job.given, "SOMEWHERE"))
     configs = {run: plan.config(run) for run in job.runs()}
     assert len({(one.data.batch, one.data.reward_bias, one.data.failure_reward) for one in configs.values()}) == 1
     assert len({(one.evaluate_every, one.evaluation_episodes) for one in configs.values()}) == 1
