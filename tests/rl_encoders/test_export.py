@@ -59,11 +59,9 @@ def with_class_token():
 
 CASES = {
     "still": (lambda: encoder(**STILL), 1),
-    "trained": (lambda: encoder(**STILL, mode="finetune"), None),
-    "softmax": (lambda: encoder(**STILL | {"size": 64}, pool="spatial_softmax"), None),
+    "trained": (lambda: encoder(**STILL | {"size": 64}, mode="finetune", pool="spatial_softmax"), None),
     "cls": (with_class_token, None),
-    "clips": (lambda: encoder(**CLIPS, mode="partial", update_statistics=True), None),
-    "attention": (lambda: encoder(**CLIPS, pool="attention"), None),
+    "clips": (lambda: encoder(**CLIPS, mode="partial", update_statistics=True, pool="attention"), None),
     "cameras": (lambda: encoder(**STILL, **CAMERAS, pool="spatial_embeddings", share_views=False, history=2), None),
 }
 

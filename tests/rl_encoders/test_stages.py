@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_encoders import stages
-from tests.vie.test_other_trunks import SMALL, shake
+from tests.vie.test_other_trunks import REPEATED, SMALL, shake
 from vie import Sampling, Stream, VieError, create_model, list_models
 
 VIT = {
@@ -53,7 +53,15 @@ def needs(name: str) -> list[pytest.MarkDecorator]:
     return [pytest.mark.skipif(missing, reason=f"{package} is not installed")]
 
 
-kinds = pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in [*list_models(), *MORE]])
+NAMES = [*list_models(), *MORE]
+kinds = pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in NAMES])
+ALIKE = {*REPEATED, "pytorchvideo_x3d_m", "pytorchvideo_x3d_l", "timm_vit_small_patch16_224"}
+"""Built by the same code as others of their library."""
+
+kinds_of_code = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[*needs(name), *([pytest.mark.long] if name in ALIKE else [])]) for name in NAMES],
+)
 
 
 def build(name: str) -> Stream:
@@ -83,7 +91,7 @@ def test_every_tensor_is_in_one_stage(name):
     assert names == (FIVE if five else ["stem", *(f"stage{number}" for number in range(1, len(names)))])
 
 
-@kinds
+@kinds_of_code
 def test_no_gradient_reaches_into_frozen_stages(name):
     """Frozen up to any stage, whatever is computed by frozen modules alone needs no gradient, and the rest gets one."""
     model = build(name).train()  # some networks of timm keep what they compute in eval mode
