@@ -93,7 +93,7 @@ def write_result(plan: Plan, run: Run, seed: int, asked: Asked, command: str, ma
 
 _COUNTS = (
     *("imitation_updates", "offline_updates", "online_steps", "updates_per_step"),
-    *("evaluate_every", "evaluation_episodes"),
+    *("evaluate_every", "evaluate_every_steps", "evaluation_episodes"),
 )
 _MEASURED: Sequence[str] = ("environment_steps", "return", "success", "length")
 _FOUND = ("asked", "evaluations", "retrained")

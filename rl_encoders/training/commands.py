@@ -16,6 +16,7 @@ from rl_encoders.training.build import bounded_agent, build_agent, build_eyes, g
 from rl_encoders.training.data import read_data, space_of_run
 from rl_encoders.training.evaluation import evaluate as evaluate_agent
 from rl_encoders.training.evaluation import summary
+from rl_encoders.training.inputs import INPUTS_NAME, NAMES, inputs_of, keep_inputs
 from rl_encoders.training.loop import Training
 from rl_encoders.training.mixture import Parted, transitions
 from rl_encoders.training.policy import CONFIG_NAME, config_of, trained_agent, write_space
@@ -31,6 +32,7 @@ from vie.settings import dump_settings, flatten
 FREE = (
     *("run", "device", "offline_updates", "online_steps", "evaluate_every", "evaluation_episodes", "log_every"),
     *("films", "checkpoint_every", "environment.timeout", "data.device", "encoder.cache", "environment.parallel"),
+    "evaluate_every_steps",
 )
 """Settings that may differ when a run goes on: they change no update that was taken."""
 
@@ -164,11 +166,12 @@ def carry_out(
     """
     settings = replace(config, data=replace(config.data, gamma=gamma_of(config.agent)))
     agent = build_agent(config, space, eyes)
-    first = transitions(data[:others], settings.data)
+    first, inputs = transitions(data[:others], settings.data), inputs_of(agent.eyes, data)
     replay = filled(data, agent.eyes, agent.device, settings.data, emptied=True) if data else None
     source = replay if replay is None or others is None else Parted(replay, first, settings.data.mix)
     with locked(Path(config.run), ALONE):
         _check_same(config)
+        keep_inputs(Path(config.run), inputs)
         training = Training(settings, agent, source, worlds, config.environment.control_hz)
         write_space(Path(config.run), space)
         write_text_atomically(Path(config.run) / CONFIG_NAME, dump_settings(config))
@@ -190,8 +193,9 @@ def _check_same(config: TrainConfig) -> None:
         flatten(json.loads(json.dumps(one)), known)
         for one in (asdict(config), asdict(TrainConfig()), yaml.safe_load(path.read_text()))
     )
+    told = NAMES.values() if (path.parent / INPUTS_NAME).exists() else ()  # by content, wherever they lie now
     for key, value in (default | before).items():
-        if key not in FREE and key in given and value != given[key]:
+        if key not in (*FREE, *told) and key in given and value != given[key]:
             raise VieError(
                 f"{config.run} is a run with {key}={value}, not {given[key]}: give another run=FOLDER, or that setting"
             )

@@ -55,7 +55,8 @@ class RunConfig:
         online_steps: Of the environment, after these; episodes are finished.
         updates_per_step: Online.
         distil_per_update: How often PA-RL's policy learns for each of these.
-        evaluate_every: Updates offline, steps online; 0 evaluates at the ends alone.
+        evaluate_every: Updates offline; 0 evaluates at the ends alone.
+        evaluate_every_steps: Of the environment online; null is as many as ``evaluate_every`` says.
         evaluation_episodes: Of each evaluation.
         films: Episodes of each evaluation whose videos are kept.
         log_every: Updates.
@@ -72,6 +73,7 @@ class RunConfig:
     updates_per_step: float = 1.0
     distil_per_update: float = 1.0
     evaluate_every: int = 0
+    evaluate_every_steps: int | None = None
     evaluation_episodes: int = 10
     films: int = 1
     log_every: int = 100

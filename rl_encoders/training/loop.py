@@ -151,6 +151,7 @@ class Training:
             return False
         every, imitations = config.evaluate_every, config.imitation_updates if self.agent.imitates else 0
         if self.attempts:
+            every = every if config.evaluate_every_steps is None else config.evaluate_every_steps
             last = max((steps for _, steps in evaluated), default=0)
             crossed = bool(every) and self.steps // every > last // every
             return self.owed < 1 and (crossed or self.steps >= config.online_steps)

@@ -12,7 +12,7 @@ import pytest
 
 from rl_encoders.cli import main
 from rl_encoders.training.commands import evaluate, offline_retraining, train
-from vie import VieError
+from vie import VieError, create_model, save_pretrained
 from vie.distributed import ALONE
 from vie.files import locked
 from vie.history import read_history
@@ -57,6 +57,39 @@ def test_offline_data_then_online_through_a_frozen_encoder(tmp_path):
     rows = read_history(run)
     assert rows[-1]["environment_steps"] == 12
     assert evaluate(run, 2) == {name: value for name, value in found.items()}
+
+
+def test_a_run_goes_on_where_its_data_and_encoder_lie_now(tmp_path):
+    pytest.importorskip("minari")
+    collect = ["collect", "gym:Pendulum-v1", "--episodes", "2", "--size", "32", "--max-steps", "12"]
+    for name, seed in (("data", 0), ("other", 1)):
+        main([*collect, "--out", str(tmp_path / name), "--seed", str(seed)])
+    for name in ("encoder", "another"):
+        model = create_model("vie_single_r18", width=4)
+        save_pretrained(model, tmp_path / name, model.sampling)
+    run, seen = tmp_path / "run", ["encoder.size=32", "encoder.project=8", "online_steps=0"]
+    settings = [f"run={run}", *PENDULUM, *seen, "offline_updates=6"]
+    train(["calql"], [*settings, f"dataset={tmp_path / 'data'}", f"encoder.source={tmp_path / 'encoder'}"])
+    kept = (run / "inputs.json").read_text()
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("data", "encoder"):
+        (tmp_path / name).rename(moved / name)
+    run = run.rename(moved / "run")
+    there = [f"run={run}", *PENDULUM, *seen, "offline_updates=8"]
+    for dataset, encoder, said in (
+        (tmp_path / "other", moved / "encoder", "begun with another dataset .*: give the one that it had as dataset"),
+        (moved / "data", tmp_path / "another", "begun with another encoder .*the one that it had as encoder.source"),
+    ):
+        with pytest.raises(VieError, match=said):
+            train(["calql"], [*there, f"dataset={dataset}", f"encoder.source={encoder}"])
+    train(["calql"], [*there, f"dataset={moved / 'data'}", f"encoder.source={moved / 'encoder'}"])
+    assert (run / "inputs.json").read_text() == kept
+    assert read_history(run)[-1]["step"] == 8
+    # Of before there was such a file: paths are all that is known.
+    (run / "inputs.json").unlink()
+    with pytest.raises(VieError, match="is a run with dataset="):
+        train(["calql"], [*there, f"dataset={tmp_path / 'other'}", f"encoder.source={moved / 'encoder'}"])
 
 
 def test_what_decides_a_run_cannot_change_and_the_rest_can(tmp_path, capsys):

@@ -33,6 +33,17 @@ def test_evaluations_change_nothing(tmp_path):
     same(often.agent, rarely.agent)
 
 
+def test_each_phase_has_its_own_evaluations(tmp_path):
+    every = {"evaluate_every": 50, "evaluate_every_steps": 2 * LENGTH}
+    settings = config(tmp_path / "run", offline_updates=100, online_steps=5 * LENGTH, **every)
+    Training(settings, agent(), random_walks(8), Line()).train()
+    rows = [row for row in read_history(tmp_path / "run") if "return" in row]
+    assert [(row["step"], row["environment_steps"]) for row in rows] == [
+        *((50, 0), (100, 0)),
+        *((100 + steps, steps) for steps in (2 * LENGTH, 4 * LENGTH, 5 * LENGTH)),
+    ]
+
+
 @pytest.mark.parametrize("mode", ["frozen", "finetune"])
 def test_through_pixels(mode, tmp_path, monkeypatch):
     eyes = Eyes(load(**PIXELS, mode=mode, project=8), control_hz=10)
