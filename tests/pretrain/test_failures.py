@@ -34,7 +34,7 @@ def lose(patch, steps):
         if step not in steps:
             return made(self, step)
         with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(self.reader, "read", lambda videos, frames, boxes: nothing(len(videos), frames, boxes))
+            inner.setattr(self.reader, "read", lambda videos, frames, boxes, *_: nothing(len(videos), frames, boxes))
             return made(self, step)
 
     patch.setattr(TrainClips, "__getitem__", unreadable)

@@ -404,8 +404,10 @@ def test_nothing_to_prepare_is_an_error(tmp_path):
 
 def test_a_script_without_a_main_guard_is_told_so(ten, tmp_path):
     code = f"""
+from pretrain.preparation import worker_pool
 from pretrain.preparation.inputs import list_videos
 from pretrain.preparation.prepare import PrepareConfig, prepare
+worker_pool.STARTS = 2
 prepare(list_videos({str(ten)!r}), {str(tmp_path / "out")!r}, PrepareConfig(workers=1), progress=False)
 """
     (tmp_path / "script.py").write_text(code)
