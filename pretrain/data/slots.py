@@ -20,6 +20,7 @@ from torch import Tensor
 from pretrain.data.clips import Shown
 from pretrain.data.prefetch import AHEAD, stream
 from pretrain.data.readers import Room, fresh, reach
+from vie.errors import VieError
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +57,18 @@ class Slots(Generic[Batch]):
     """The slots of a run, which the batches of its steps take in turns."""
 
     def __init__(self, clips: Clips[Batch], steps: range, workers: int) -> None:
-        """Makes them, for workers that are forked later."""
+        """Makes them, for workers that are forked later; raises ``VieError`` where there is too little memory."""
         self.clips, self.steps, self.workers = clips, steps, workers
         # Workers fill those of the batches that they are ahead with; one is the user's and one was the user's.
         count, size = workers * AHEAD + 2, round(MARGIN * _frame_bytes(clips.show(steps.start)))
-        self._memory = torch.frombuffer(mmap.mmap(-1, count * size), dtype=torch.uint8).view(count, size)
+        try:
+            memory = mmap.mmap(-1, count * size)
+        except OSError as error:
+            raise VieError(
+                f"there is no room for the batches of {workers} workers, {count * size / 2**30:.1f} GiB: set "
+                "data.workers or data.batch_size to fewer"
+            ) from error
+        self._memory = torch.frombuffer(memory, dtype=torch.uint8).view(count, size)
 
     def stream(self) -> Iterator[Batch]:
         """Yields the batches; the frames of one may be overwritten from when the next but one is asked for."""

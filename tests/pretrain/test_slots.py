@@ -14,6 +14,7 @@ from pretrain.data.readers import Room, fresh
 from pretrain.data.slots import Slots
 from tests.conftest import NEEDS_GPU
 from tests.pretrain.test_clips import CPU, assert_equal, damaged, train_clips
+from vie import VieError
 
 
 @pytest.mark.parametrize("fixture", ["tiny_corpus", "mixed_corpus"])
@@ -42,6 +43,14 @@ def test_what_does_not_fit_in_goes_the_usual_way(tiny_corpus, monkeypatch):
     for step, batch in enumerate(made.stream()):
         assert not made.holds(batch.frames)
         assert_equal(batch, clips[step])
+
+
+def test_too_little_memory_is_told(tiny_corpus, monkeypatch):
+    monkeypatch.setattr(slots, "MARGIN", 2.0**38)
+    with pytest.raises(
+        VieError, match=r"no room for the batches of 3 workers, .* GiB: set data.workers or data.batch_size"
+    ):
+        Slots(train_clips(tiny_corpus), range(6), 3)
 
 
 def test_clips_that_cannot_be_read(tiny_corpus, tmp_path):
