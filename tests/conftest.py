@@ -1,7 +1,6 @@
 """Small corpora of moving shapes, prepared as real ones are: JPEG frames in tar shards, and a Parquet index."""
 
 import contextlib
-import functools
 import gc
 import io
 import json
@@ -20,7 +19,6 @@ import pytest
 import torch
 from torchvision.io import encode_jpeg
 
-from vie import settings
 from vie.video.index import INDEX_NAME, LABEL_PREFIX, write_index
 
 # TorchRL makes spawn the default of the whole process, unless somebody has chosen.
@@ -45,9 +43,6 @@ with contextlib.suppress(ImportError):
 
 # The libraries leave half a million objects that stay, and the default is to look through them again and again.
 gc.set_threshold(50_000, 20, 50)
-
-# To make a parser takes longer than to parse, and it is the same for all.
-settings.settings_parser = functools.cache(settings.settings_parser)
 
 # PyTorch tells of every tensor of every checkpoint, for nobody; pytest would keep it all.
 logging.disable(logging.DEBUG)

@@ -1,12 +1,13 @@
 """YAML recipes and ``key=value`` laid over the typed defaults of a dataclass."""
 
 import difflib
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -55,7 +56,7 @@ def parse_settings(
             raise VieError(f"{override!r} is no setting: write key=value, for example data.path=FOLDER")
         _check_key(key, known, "the command line", listed_by)
         arguments.append(f"--{key}={value}")
-    parser = settings_parser(kind)
+    parser = _parser_of(cast(type, kind))
     try:
         values = parser.instantiate(parser.parse_args(arguments)).as_dict()
     except Exception as error:  # jsonargparse raises errors of many types for a bad value
@@ -75,6 +76,10 @@ def settings_parser(kind: type) -> ArgumentParser:
     parser.add_argument("--config", action="config", help="a recipe: a YAML file, or the name of one that comes along")
     parser.add_class_arguments(kind)
     return parser
+
+
+_parser_of = functools.cache(settings_parser)
+"""Where nobody changes it: to make one takes longer than to parse."""
 
 
 def _interval(least: float, greatest: float) -> str:
