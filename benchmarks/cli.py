@@ -20,6 +20,7 @@ SPEEDS = {
     "end-to-end": "training from shards beside the same step on synthetic data",
     "ranks": "whole jobs on several GPUs beside one, and whether they learn the same",
     "loader": "from stored videos to the device, beside PyTorchVideo, decord and torchcodec",
+    "handover": "batches of workers in the training process, in fresh memory and in slots",
     "formats": "ways to keep a corpus",
     "encoders": "an observation beside the bare trunk, and training on kept features",
     "agents": "Cal-QL beside d3rlpy's, through the same trunk",

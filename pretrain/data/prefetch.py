@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
@@ -40,7 +40,9 @@ class Items(Protocol[Item]):
     def __getitem__(self, number: int) -> Item: ...
 
 
-def stream(items: Items[Item], numbers: Sequence[int], workers: int, pin_memory: bool = False) -> Iterator[Item]:
+def stream(
+    items: Items[Item], numbers: Sequence[int], workers: int, pin_memory: bool = False
+) -> Generator[Item, None, None]:
     """Yields items in the order of their numbers; with 0 workers it makes each when it is asked for.
 
     Workers that die or hang are started again at the item that is next: each is a function of its number alone.
@@ -131,7 +133,7 @@ class _Guarded(Dataset[Item | VieError]):
             return error
 
 
-def _unguarded(results: Iterable[Item | VieError]) -> Iterator[Item]:
+def _unguarded(results: Iterable[Item | VieError]) -> Generator[Item, None, None]:
     for result in results:
         if isinstance(result, VieError):
             raise result

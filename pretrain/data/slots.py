@@ -9,7 +9,7 @@ import contextlib
 import logging
 import math
 import mmap
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -70,7 +70,7 @@ class Slots(Generic[Batch]):
             ) from error
         self._memory = torch.frombuffer(memory, dtype=torch.uint8).view(count, size)
 
-    def stream(self) -> Iterator[Batch]:
+    def stream(self) -> Generator[Batch, None, None]:
         """Yields the batches; the frames of one may be overwritten from when the next but one is asked for."""
         handed = stream(_Handing(self), self.steps, self.workers)
         return (batch.taken(self, step) for step, batch in zip(self.steps, handed, strict=True))
