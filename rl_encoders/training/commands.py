@@ -16,7 +16,7 @@ from rl_encoders.training.build import bounded_agent, build_agent, build_eyes, g
 from rl_encoders.training.data import read_data, space_of_run
 from rl_encoders.training.evaluation import evaluate as evaluate_agent
 from rl_encoders.training.evaluation import summary
-from rl_encoders.training.inputs import INPUTS_NAME, NAMES, inputs_of, keep_inputs
+from rl_encoders.training.inputs import INPUTS_NAME, NAMES, check_inputs, inputs_of, keep_inputs
 from rl_encoders.training.loop import Training
 from rl_encoders.training.mixture import Parted, transitions
 from rl_encoders.training.policy import CONFIG_NAME, config_of, trained_agent, write_space
@@ -171,9 +171,10 @@ def carry_out(
     source = replay if replay is None or others is None else Parted(replay, first, settings.data.mix)
     with locked(Path(config.run), ALONE):
         _check_same(config)
-        keep_inputs(Path(config.run), inputs)
+        check_inputs(Path(config.run), inputs)
         training = Training(settings, agent, source, worlds, config.environment.control_hz)
         write_space(Path(config.run), space)
+        keep_inputs(Path(config.run), inputs)
         write_text_atomically(Path(config.run) / CONFIG_NAME, dump_settings(config))
         return training.train()
 

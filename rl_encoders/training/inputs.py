@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rl_encoders.agents.perception import Eyes, Perception
@@ -17,26 +18,44 @@ NAMES = {"encoder": "encoder.source", "dataset": "dataset"}
 
 
 def inputs_of(eyes: Perception, data: Sequence[Stored]) -> dict[str, str]:
-    """Tells an encoder that has learned nothing yet, and the trajectories of a dataset: what changes them changes this.
+    """Tells an encoder that has learned nothing yet, by weights and preprocessing, and the trajectories of a dataset.
 
-    Pictures count by what has been kept of the encoder that saw them, which is told by itself.
+    Of these actions, rewards and returns count, and numbers that are seen; pictures do not.
     """
     found = hashlib.sha256()
     for one in data:
-        for part in (one.action, one.reward, one.mc_return):
+        numbers = [] if isinstance(eyes, Eyes) else [one.kept[name].numpy() for name in sorted(one.kept)]
+        for part in (one.action, one.reward, one.mc_return, *numbers):
             found.update(f"{part.shape}{one.terminal}".encode() + part.tobytes())
-    encoder = eyes.encoder.fingerprint() if isinstance(eyes, Eyes) else ""
-    return {"encoder": encoder, "dataset": found.hexdigest()[:32] if data else ""}
+    return {"encoder": _told(eyes), "dataset": found.hexdigest()[:32] if data else ""}
 
 
-def keep_inputs(run: Path, inputs: dict[str, str]) -> None:
-    """Keeps what a run begins with; raises ``VieError`` if it was begun with something else."""
+def _told(eyes: Perception) -> str:
+    if not isinstance(eyes, Eyes):
+        return ""
+    stream = eyes.encoder.trunk.stream
+    facts = [asdict(eyes.encoder.sampling), asdict(stream.resize), stream.mean, stream.std]
+    preprocessing = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return f"{eyes.encoder.fingerprint()} {preprocessing}"
+
+
+def check_inputs(run: Path, inputs: Mapping[str, str]) -> None:
+    """Raises ``VieError`` if a run was begun with something else."""
     path = run / INPUTS_NAME
-    before = json.loads(path.read_text()) if path.exists() else inputs
-    for kind, setting in NAMES.items():
-        if before[kind] != inputs[kind]:
-            raise VieError(
-                f"{run} was begun with another {kind} ({INPUTS_NAME}): give the one that it had as {setting}, or "
-                "another run=FOLDER"
-            )
-    write_text_atomically(path, json.dumps(inputs, indent=2) + "\n")
+    if not path.exists():
+        return
+    try:
+        before = json.loads(path.read_text())
+        changed = [kind for kind in NAMES if before[kind] != inputs[kind]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise VieError(f"{path} cannot be read ({error}): delete it, and what it tells is not checked") from error
+    for kind in changed:
+        raise VieError(
+            f"{run} was begun with another {kind} ({INPUTS_NAME}): give the one that it had as {NAMES[kind]}, or "
+            "another run=FOLDER"
+        )
+
+
+def keep_inputs(run: Path, inputs: Mapping[str, str]) -> None:
+    """Keeps what a run begins with."""
+    write_text_atomically(run / INPUTS_NAME, json.dumps(dict(inputs), indent=2) + "\n")

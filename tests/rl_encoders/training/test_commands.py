@@ -69,6 +69,8 @@ def test_a_run_goes_on_where_its_data_and_encoder_lie_now(tmp_path):
         save_pretrained(model, tmp_path / name, model.sampling)
     run, seen = tmp_path / "run", ["encoder.size=32", "encoder.project=8", "online_steps=0"]
     settings = [f"run={run}", *PENDULUM, *seen, "offline_updates=6"]
+    with pytest.raises(VieError, match="there is no offline data to learn from: give a dataset"):
+        train(["calql"], [*settings, f"encoder.source={tmp_path / 'another'}"])  # which leaves nothing to be held to
     train(["calql"], [*settings, f"dataset={tmp_path / 'data'}", f"encoder.source={tmp_path / 'encoder'}"])
     kept = (run / "inputs.json").read_text()
     moved = tmp_path / "moved"
@@ -86,6 +88,9 @@ def test_a_run_goes_on_where_its_data_and_encoder_lie_now(tmp_path):
     train(["calql"], [*there, f"dataset={moved / 'data'}", f"encoder.source={moved / 'encoder'}"])
     assert (run / "inputs.json").read_text() == kept
     assert read_history(run)[-1]["step"] == 8
+    (run / "inputs.json").write_text("{}")
+    with pytest.raises(VieError, match=r"inputs.json cannot be read .*: delete it"):
+        train(["calql"], [*there, f"dataset={moved / 'data'}", f"encoder.source={moved / 'encoder'}"])
     # Of before there was such a file: paths are all that is known.
     (run / "inputs.json").unlink()
     with pytest.raises(VieError, match="is a run with dataset="):
