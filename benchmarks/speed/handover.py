@@ -17,7 +17,7 @@ from benchmarks.speed.corpus import synthetic_corpus
 from benchmarks.speed.record import Job, Table
 from pretrain.data.clips import TrainBatch, TrainClips
 from pretrain.data.corpus import open_corpus, open_reader
-from pretrain.data.prefetch import AHEAD, stream
+from pretrain.data.prefetch import EACH_AHEAD, stream
 from pretrain.data.slots import Slots
 from pretrain.runtime import resolve_sampling
 from pretrain.settings import parse_config
@@ -74,7 +74,7 @@ def _clips(job: Job) -> TrainClips:
 def _taken(batches: Batches, job: Job) -> tuple[float, float]:
     """Batches a second, and the processor's seconds that each costs this process."""
     with contextlib.closing(batches):
-        for _ in range(1 if job.quick else (AHEAD + 1) * job.workers):  # what was made while nobody took any
+        for _ in range(1 if job.quick else (EACH_AHEAD + 1) * job.workers):  # what was made while nobody took any
             next(batches)
         began, spent, count = time.perf_counter(), _own(), 0
         while time.perf_counter() - began < (0.2 if job.quick else 5.0):

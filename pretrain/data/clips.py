@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pretrain.data.instances import Instances
 from pretrain.data.order import batch_instances, steps_per_epoch
-from pretrain.data.readers import ClipReader, DeviceReader, Pixels, Room, fresh
+from pretrain.data.readers import ClipReader, DeviceReader, Pixels, Room, fresh, reach
 from vie import VieError
 from vie.bank import PADDING
 from vie.distributed import ALONE, Ranks
@@ -34,6 +34,15 @@ class Shown:
     drawn: Draw
 
 
+def frame_bytes(shown: Shown, count: int) -> int:
+    """Bytes of the first clips of a step, as they are cut out, if all are as large as the largest of them."""
+    if not count:
+        return 0
+    reached = np.array([reach(box) for box in shown.drawn.boxes[:count]])
+    height, width = (reached[:, 2:] - reached[:, :2]).max(axis=0)
+    return 3 * count * shown.frames.shape[1] * int(height) * int(width)
+
+
 @dataclass(frozen=True)
 class TrainBatch:
     """The clips of one step; those that could not be read are left out, and named.
@@ -56,6 +65,9 @@ class TrainBatch:
     def is_empty(self) -> bool:
         """Whether no clip could be read: its only instance is padding."""
         return len(self.failures) > 0 and self.instances[0] == PADDING
+
+    def pin_memory(self) -> "TrainBatch":
+        return self.with_frames(self.frames.pin_memory())
 
     def with_frames(self, frames: Tensor) -> "TrainBatch":
         """The same with its frames elsewhere."""
@@ -152,6 +164,10 @@ class TrainClips:
             within=(self.instances.first[shown], self.instances.starts[shown]),
         )
         return Shown(instances, videos, frames, drawn)
+
+    def frame_bytes(self, step: int) -> int:
+        """Bytes of the frames of a step, if all are as large as the largest of them."""
+        return frame_bytes(self.show(step), len(self.part) * self.views)
 
     def batch(self, step: Shown, pixels: Pixels) -> TrainBatch:
         """The batch of a step, of the pixels that could be read; raises ``VieError`` if nothing of it could be."""

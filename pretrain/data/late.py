@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from pretrain.data.clips import Shown, TrainBatch, TrainClips
+from pretrain.data.clips import Shown, TrainBatch, TrainClips, frame_bytes
 from pretrain.data.readers import Pixels, Room, fresh, reach, repeat_border
 from vie.errors import UnreachableError, VieError
 
@@ -66,15 +66,19 @@ class LateClips:
 
     def make(self, step: int, room: Room = fresh) -> LateBatch:
         """What the workers do for a step, with the pixels in memory that ``room`` gives."""
-        shown = self.show(step)
+        shown = self.clips.show(step)
         count = len(shown.videos)
-        early = count - round(self.share * count)
+        early = self._early(count)
         pixels = self.clips.reader.read(shown.videos[:early], shown.frames[:early], shown.drawn.boxes[:early], room)
         return LateBatch(shown, pixels, self._read_files(shown, range(early, count)))
 
-    def show(self, step: int) -> Shown:
-        """What a step shows."""
-        return self.clips.show(step)
+    def frame_bytes(self, step: int) -> int:
+        """Bytes of the pixels of a step, if all clips are as large as the largest of them."""
+        shown = self.clips.show(step)
+        return frame_bytes(shown, self._early(len(shown.videos)))
+
+    def _early(self, count: int) -> int:
+        return count - round(self.share * count)
 
     def finish(self, batch: LateBatch, device: torch.device) -> TrainBatch:
         """Decodes what is left on a device, and puts all clips of the step together there.

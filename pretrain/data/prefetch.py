@@ -25,7 +25,7 @@ LOOK_EVERY = 5.0
 STARTS = 3
 """Times that workers are started for one item before it is given up."""
 
-AHEAD = 4
+EACH_AHEAD = 4
 """Items that a worker is ahead at most."""
 
 LOST = (RuntimeError, EOFError, OSError)
@@ -68,7 +68,7 @@ def _restarted(
             sampler=numbers[done:],
             num_workers=workers,
             pin_memory=pin_memory,
-            prefetch_factor=AHEAD,
+            prefetch_factor=EACH_AHEAD,
             timeout=LOOK_EVERY,
             worker_init_fn=_give_way,
             multiprocessing_context="fork",  # whatever others have made the default, as TorchRL does

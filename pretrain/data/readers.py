@@ -15,11 +15,10 @@ from vie.errors import UnreachableError, VieError
 from vie.video import Shards
 from vie.video.pixels import Boxes
 
+Pictures = TypeVar("Pictures", Tensor, npt.NDArray[np.uint8])
+
 Room = Callable[[tuple[int, ...]], Tensor]
 """Gives memory for uint8 of a shape, in which anything may stand."""
-
-
-Pictures = TypeVar("Pictures", Tensor, npt.NDArray[np.uint8])
 
 
 def fresh(shape: tuple[int, ...]) -> Tensor:

@@ -13,13 +13,12 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.data.clips import Shown
-from pretrain.data.prefetch import AHEAD, stream
-from pretrain.data.readers import Room, fresh, reach
+from pretrain.data.prefetch import EACH_AHEAD
+from pretrain.data.prefetch import stream as made_ahead
+from pretrain.data.readers import Room, fresh
 from vie.errors import VieError
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ class Clips(Protocol[Made]):
 
     def __getitem__(self, step: int) -> Made: ...
 
-    def show(self, step: int) -> Shown: ...
+    def frame_bytes(self, step: int) -> int: ...
 
     def make(self, step: int, room: Room = fresh) -> Made: ...
 
@@ -57,10 +56,12 @@ class Slots(Generic[Batch]):
     """The slots of a run, which the batches of its steps take in turns."""
 
     def __init__(self, clips: Clips[Batch], steps: range, workers: int) -> None:
-        """Makes them, for workers that are forked later; raises ``VieError`` where there is too little memory."""
+        """Makes them, for workers that are forked later; raises ``VieError`` where the system has no room for them."""
         self.clips, self.steps, self.workers = clips, steps, workers
         # Workers fill those of the batches that they are ahead with; one is the user's and one was the user's.
-        count, size = workers * AHEAD + 2, round(MARGIN * _frame_bytes(clips.show(steps.start)))
+        count = workers * EACH_AHEAD + 2
+        size = max(1, round(MARGIN * clips.frame_bytes(steps.start)))
+        logger.debug("%d slots for batches take %.1f GiB", count, count * size / 2**30)
         try:
             memory = mmap.mmap(-1, count * size)
         except OSError as error:
@@ -69,25 +70,39 @@ class Slots(Generic[Batch]):
                 "data.workers or data.batch_size to fewer"
             ) from error
         self._memory = torch.frombuffer(memory, dtype=torch.uint8).view(count, size)
+        self._told = False
 
     def stream(self) -> Generator[Batch, None, None]:
         """Yields the batches; the frames of one may be overwritten from when the next but one is asked for."""
-        handed = stream(_Handing(self), self.steps, self.workers)
-        return (batch.taken(self, step) for step, batch in zip(self.steps, handed, strict=True))
+        handed = made_ahead(_Handing(self), self.steps, self.workers)
+        return (self._taken(batch, step) for step, batch in zip(self.steps, handed, strict=True))
+
+    def _taken(self, handed: "_Handed[Batch]", step: int) -> Batch:
+        if handed.shape is not None:
+            return handed.batch.with_frames(self.room(step)(handed.shape))
+        if handed.batch.frames.nbytes > self._memory.shape[1] and not self._told:
+            self._told = True
+            logger.warning(
+                "batches of larger pictures than step %d has take a slower way to the GPU: vie-pretrain prepare "
+                "--short-side makes pictures more alike",
+                self.steps.start,
+            )
+        return handed.batch
 
     def room(self, step: int) -> Room:
         """The slot of a step, for frames that fit in."""
         slot = self._memory[step % len(self._memory)]
 
-        def room(shape: tuple[int, ...]) -> Tensor:
+        def within(shape: tuple[int, ...]) -> Tensor:
             size = math.prod(shape)
             return slot[:size].view(shape) if size <= len(slot) else fresh(shape)
 
-        return room
+        return within
 
-    def holds(self, frames: Tensor) -> bool:
-        """Whether frames lie in a slot."""
-        return frames.untyped_storage().data_ptr() == self._memory.untyped_storage().data_ptr()
+    def holds(self, frames: Tensor, step: int) -> bool:
+        """Whether all of the slot of a step is these frames, from its beginning on."""
+        slot = self._memory[step % len(self._memory)]
+        return frames.data_ptr() == slot.data_ptr() and frames.is_contiguous()
 
     @contextlib.contextmanager
     def page_locked(self) -> Iterator[None]:
@@ -95,6 +110,8 @@ class Slots(Generic[Batch]):
         runtime, place = torch.cuda.cudart(), self._memory.data_ptr()
         locked = runtime.cudaHostRegister(place, self._memory.nbytes, 0) == runtime.cudaError.success
         if not locked:
+            with contextlib.suppress(RuntimeError):
+                torch.zeros(1, device="cuda") + 1  # or whatever comes next would be told of the refusal
             size = self._memory.nbytes / 2**30
             logger.warning("%.1f GiB of memory cannot be locked: copies to the GPU are slower", size)
         try:
@@ -112,9 +129,6 @@ class _Handed(Generic[Batch]):
     batch: Batch
     shape: tuple[int, ...] | None
 
-    def taken(self, slots: Slots[Batch], step: int) -> Batch:
-        return self.batch if self.shape is None else self.batch.with_frames(slots.room(step)(self.shape))
-
 
 class _Handing(Generic[Batch]):
     def __init__(self, slots: Slots[Batch]) -> None:
@@ -125,13 +139,6 @@ class _Handing(Generic[Batch]):
 
     def __getitem__(self, step: int) -> _Handed[Batch]:
         batch = self.slots.clips.make(step, self.slots.room(step))
-        if not self.slots.holds(batch.frames):
+        if not self.slots.holds(batch.frames, step):
             return _Handed(batch, None)
         return _Handed(batch.with_frames(torch.empty(0, dtype=torch.uint8)), tuple(batch.frames.shape))
-
-
-def _frame_bytes(shown: Shown) -> int:
-    """Bytes of the frames that a step shows, all as large as the largest of them."""
-    reached = np.array([reach(box) for box in shown.drawn.boxes])
-    height, width = (reached[:, 2:] - reached[:, :2]).max(axis=0)
-    return 3 * shown.frames.size * int(height) * int(width)

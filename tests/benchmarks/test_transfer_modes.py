@@ -15,9 +15,11 @@ from benchmarks.transfer.config import parse_task
 from benchmarks.transfer.networks import Classifier, Probe
 from benchmarks.transfer.readouts import POOLED, Place, Readouts
 from benchmarks.transfer.results import open_bench
-from benchmarks.transfer.training import _shuffle
+from benchmarks.transfer.training import Bench, _shuffle
+from pretrain.data.prefetch import stream
 from pretrain.transfer_results import read_results
 from tests.benchmarks.test_transfer import CLIP, CPU, PLAIN, QUICK, bench_for
+from tests.conftest import NEEDS_GPU
 from tests.pretrain.test_clips import damaged
 from vie import VieError, create_model, load, save_pretrained
 from vie.video import clip_frames, even_positions
@@ -293,3 +295,23 @@ def test_the_augmentation_is_compiled_on_a_gpu(device, asked, compiled, tiny_cor
     config = parse_task("small", [f"data.path={tiny_corpus}", *QUICK, f"runtime.compile={asked}"])
     bench = replace(open_bench(config, load(encoder), CPU), device=torch.device(device))
     assert bench.apply is (compiled_apply_draw() if compiled else apply_draw)
+
+
+def test_training_clips_are_augmented_in_that_way(tiny_corpus, encoder, monkeypatch):
+    seen: list[int] = []
+
+    def counting(frames, *rest):
+        seen.append(len(frames))
+        return apply_draw(frames, *rest)
+
+    monkeypatch.setattr(Bench, "apply", property(lambda bench: counting))
+    bench, model = bench_for(tiny_corpus, encoder)
+    modes.linear(bench, model)
+    assert seen == [bench.batch_size] * bench.config.linear.steps
+
+
+@NEEDS_GPU
+def test_clips_of_workers_are_where_a_gpu_reads_them(tiny_corpus, encoder):
+    config = parse_task("small", [f"data.path={tiny_corpus}", *QUICK])
+    bench = open_bench(config, load(encoder), CPU)
+    assert next(stream(bench.train_clips(2), range(2), 1, pin_memory=True)).frames.is_pinned()

@@ -20,7 +20,7 @@ AHEAD = (
 @NEEDS_GPU
 @pytest.mark.parametrize("stage", ["ir", "la"])
 @pytest.mark.parametrize("noise", ["null", "16"])
-@pytest.mark.parametrize("mode", ["eager", "compile", "cuda_graph"])
+@pytest.mark.parametrize("mode", ["eager", "compile", "cuda_graph", "compile+cuda_graph"])
 def test_no_step_waits_for_the_device(mode, noise, stage, tiny_corpus, tmp_path):
     settings = (*AHEAD, f"runtime.mode={mode}", f"instance_recognition.noise={noise}", "local_aggregation.steps=40")
     job = trainer(tiny_corpus, tmp_path / "run", *settings)

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
+from pretrain.config import DataConfig
 from pretrain.data import prefetch, slots
-from pretrain.data.clips import TrainBatch
+from pretrain.data.clips import TrainBatch, TrainClips
+from pretrain.data.feed import _beside_the_steps, feed
 from pretrain.data.late import LateClips
 from pretrain.data.readers import Room, fresh
 from pretrain.data.slots import Slots
@@ -25,7 +28,7 @@ def test_batches_are_those_of_the_clips(fixture, request):
         steps = range(first, 20)
         made = Slots(clips, steps, workers)
         for step, batch in zip(steps, made.stream(), strict=True):
-            assert made.holds(batch.frames) or fixture == "mixed_corpus"
+            assert made.holds(batch.frames, step) or fixture == "mixed_corpus"
             assert_equal(batch, clips[step])
 
 
@@ -34,15 +37,20 @@ def test_pixels_of_batches_that_are_decoded_late(tiny_corpus):
     late = LateClips(clips, 0.5)
     for step, batch in enumerate(Slots(late, range(8), 1).stream()):
         assert_equal(late.finish(batch, CPU), clips[step])
+    assert late.frame_bytes(0) <= clips.frame_bytes(0) / 2
+    assert LateClips(clips, 1.0).frame_bytes(0) == 0
+    assert next(Slots(LateClips(clips, 1.0), range(2), 1).stream()).frames.numel() == 0
 
 
-def test_what_does_not_fit_in_goes_the_usual_way(tiny_corpus, monkeypatch):
+def test_what_does_not_fit_in_goes_the_usual_way_which_is_said_once(tiny_corpus, monkeypatch, caplog):
     monkeypatch.setattr(slots, "MARGIN", 0.5)
     clips = train_clips(tiny_corpus)
     made = Slots(clips, range(6), 1)
     for step, batch in enumerate(made.stream()):
-        assert not made.holds(batch.frames)
+        assert not made.holds(batch.frames, step)
         assert_equal(batch, clips[step])
+    (said,) = caplog.messages
+    assert "larger pictures than step 0 has" in said
 
 
 def test_too_little_memory_is_told(tiny_corpus, monkeypatch):
@@ -61,20 +69,10 @@ def test_clips_that_cannot_be_read(tiny_corpus, tmp_path):
     assert all(batch.is_empty for batch in Slots(nothing, range(3), 1).stream())
 
 
-class Deadly:
+class Deadly(TrainClips):
     """Clips whose worker dies once, with a slot half filled."""
 
-    def __init__(self, folder: Path, corpus: Path) -> None:
-        self.died, self.clips = folder / "died", train_clips(corpus)
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, step: int) -> TrainBatch:
-        return self.make(step)
-
-    def show(self, step: int):
-        return self.clips.show(step)
+    died: Path
 
     def make(self, step: int, room: Room = fresh) -> TrainBatch:
         def filled(shape: tuple[int, ...]) -> Tensor:
@@ -85,15 +83,22 @@ class Deadly:
                 os.kill(os.getpid(), signal.SIGKILL)
             return given
 
-        return self.clips.make(step, filled)
+        return super().make(step, filled)
 
 
-def test_a_worker_that_dies_spoils_no_batch(tiny_corpus, tmp_path, monkeypatch):
+@pytest.fixture
+def deadly(tiny_corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(prefetch, "LOOK_EVERY", 0.5)
-    clips = Deadly(tmp_path, tiny_corpus)
-    for step, batch in enumerate(Slots(clips, range(20), 2).stream()):
-        assert_equal(batch, clips.clips[step])
-    assert clips.died.exists()
+    clips = train_clips(tiny_corpus)
+    clips.__class__, clips.died = Deadly, tmp_path / "died"
+    return clips
+
+
+def test_a_worker_that_dies_spoils_no_batch(deadly, tiny_corpus):
+    clips = train_clips(tiny_corpus)
+    for step, batch in enumerate(Slots(deadly, range(20), 2).stream()):
+        assert_equal(batch, clips[step])
+    assert deadly.died.exists()
 
 
 def test_no_worker_is_further_ahead_than_there_are_slots(tiny_corpus):
@@ -109,12 +114,38 @@ def test_no_worker_is_further_ahead_than_there_are_slots(tiny_corpus):
 
 
 @NEEDS_GPU
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_gpu_reads_them_where_they_are(workers, tiny_corpus):
-    made = Slots(train_clips(tiny_corpus), range(6), workers)
-    batches = made.stream()
-    first = next(batches)
-    assert not first.frames.is_pinned()
-    with made.page_locked():
-        assert first.frames.is_pinned()
-    assert not first.frames.is_pinned()
+class TestOnTheGpu:
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_it_reads_them_where_they_are(self, workers, tiny_corpus):
+        made = Slots(train_clips(tiny_corpus), range(6), workers)
+        batches = made.stream()
+        first = next(batches)
+        assert not first.frames.is_pinned()
+        with made.page_locked():
+            assert first.frames.is_pinned()
+        assert not first.frames.is_pinned()
+
+    def test_memory_that_is_not_locked_is_slower_and_no_fault(self, tiny_corpus, caplog):
+        made = Slots(train_clips(tiny_corpus), range(6), 0)
+        with made.page_locked(), made.page_locked():  # it is locked already
+            assert int((torch.ones(2, device="cuda") + 1).sum()) == 4
+        assert "cannot be locked: copies to the GPU are slower" in caplog.text
+
+    def test_nothing_is_filled_again_before_it_is_copied(self, tiny_corpus):
+        """Copies that are late by more than all workers take to come round to their slot."""
+        clips, device = train_clips(tiny_corpus, steps=60), torch.device("cuda")
+
+        def late(batch: TrainBatch) -> TrainBatch:
+            torch.cuda._sleep(40_000_000)
+            return batch.to(device)
+
+        batches = _beside_the_steps(Slots(clips, range(60), 2), late, device)
+        sums = [int(batch.frames.sum()) for batch in batches]
+        assert sums == [int(clips[step].frames.sum()) for step in range(60)]
+
+    def test_workers_that_are_forked_while_memory_is_locked(self, deadly, tiny_corpus):
+        clips = train_clips(tiny_corpus)
+        batches = feed(deadly, range(20), DataConfig(workers=2), torch.device("cuda"))
+        sums = [int(batch.frames.sum()) for batch in batches]
+        assert sums == [int(clips[step].frames.sum()) for step in range(20)]
+        assert deadly.died.exists()
