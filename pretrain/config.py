@@ -56,7 +56,8 @@ class DataConfig:
         short_side: Short side that test pictures are resized to before their centre is cropped, as a multiple of size,
             at least 1; null takes the model's own.
         batch_size: Clips in a step, over all ranks.
-        workers: Processes that read ahead; 0 reads in the training process.
+        workers: Processes that read ahead; 0 reads in the training process. Each has room for four batches, which is
+            locked memory where the device is a GPU.
         cache: "none" decodes from the shards at every step; "device" decodes the corpus once and keeps its frames on
             the training device (all videos must have the same picture size).
         device_decode: Share of the clips of every batch, from 0 to 1, whose JPEG frames are decoded on the training
