@@ -15,7 +15,7 @@ BASE_SEED = 1234
 """VIE seeds clustering h with 1234 + h."""
 
 CHUNK_BYTES = {"cpu": 2**23, "cuda": 2**29}
-"""Size of the distances of one chunk of rows, and of the float64 copy of a chunk that is summed: what a CPU keeps in its
+"""Size of the distances of one chunk of rows, and of the float64 copy of one that is summed: what a CPU keeps in its
 cache, and what keeps a GPU busy."""
 
 FIXED_POINT = 2.0**32
