@@ -1,5 +1,6 @@
 """A corpus that is computed: its videos, and the folder that holds it whole or not at all."""
 
+import contextlib
 import json
 import os
 import tempfile
@@ -96,6 +97,7 @@ def in_threads(
     """
     workers = workers or os.cpu_count() or 1
     with (
+        _number_of_threads_kept(),
         # One thread for each operator, as every processor has an item of its own.
         ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
         tqdm(total=len(items), desc=kind, unit="video", unit_scale=each, disable=None) as bar,
@@ -109,6 +111,16 @@ def in_threads(
         while waiting:
             yield waiting.popleft().result()
             bar.update()
+
+
+@contextlib.contextmanager
+def _number_of_threads_kept() -> Iterator[None]:
+    """What one thread sets is the number for every thread that has computed nothing yet: training would have one."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def in_chunks(

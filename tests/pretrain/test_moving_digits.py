@@ -1,4 +1,7 @@
 import csv
+import os
+import subprocess
+import sys
 from collections import Counter
 
 import av
@@ -25,6 +28,27 @@ def corpus(tmp_path_factory):
 def rows(corpus):
     with corpus.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+THREADS = """
+import sys, threading
+from pretrain.corpora.writing import in_threads
+import torch
+assert list(in_threads("numbers", [1, 2, 3], lambda n: n * torch.get_num_threads(), 2)) == [1, 2, 3]
+seen = [torch.get_num_threads()]
+other = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+other.start()
+other.join()
+print(seen)
+"""
+
+
+def test_training_after_it_has_as_many_threads_as_before():
+    """In a process of its own, as whatever has computed before keeps its number."""
+    number = min(2, len(os.sched_getaffinity(0)))  # with one there is nothing to lose
+    environment = {**os.environ, "OMP_NUM_THREADS": str(number)}
+    done = subprocess.run([sys.executable, "-c", THREADS], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str([number, number])
 
 
 def decode(path):
