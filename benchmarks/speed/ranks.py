@@ -4,6 +4,7 @@ The jobs are those that users run: ``torchrun -m pretrain train`` over NCCL wher
 over gloo on a CPU.
 
 - scaling: the Kinetics recipe of a stream, as many clips on every rank; clips a second of all ranks over those of one.
+  On a CPU with a small network, small pictures and a bank of few clusters, one thread to each rank.
 - agreement: the same global batches on one rank and on all, in float32, with batch norm over all ranks on GPUs. What
   differs is rounding; on a CPU batch norm sees each rank's own clips, which differ more.
 """
@@ -26,6 +27,13 @@ from vie.history import read_history
 WINDOWS = 8
 SAME_STEPS = 20
 SMALL_BANK = ("instance_recognition.noise=64", "local_aggregation.clusters=20", "local_aggregation.neighbours=64")
+ON_A_CPU = (
+    *("model.width=16", "data.size=64", "runtime.precision=fp32", "runtime.channels_last=false", *SMALL_BANK),
+    # What is shared by all ranks of a machine would be told as a loss of theirs.
+    *("runtime.threads=1", "data.workers=0"),
+)
+"""Where a rank is one core: a network and a bank that it has time for."""
+
 SCALING = {
     **{"stream": "", "bank": "", "batch of a rank": "d", "ranks": "d", "clips/s": ",.0f", "efficiency, %": ".1f"},
 }
@@ -86,21 +94,22 @@ def _differences(one: Path, several: Path) -> dict[str, float]:
 
 def _scaling(job: Job, size: int, folder: Path) -> None:
     table = Table(job, "ranks-scaling", SCALING)
-    every = 2 if job.quick else 40
+    on_gpus = job.device.type == "cuda"
+    every = 2 if job.quick else 40 if on_gpus else 5
     for case in CASES:
         for layout in ("sharded", "replicated"):
             row = f"scaling {case.name} {layout}"
             if not table.wants(row):
                 continue
-            batch = 8 if job.quick else case.batches[0]
+            batch = 8 if job.quick else case.batches[0] if on_gpus else 16
             single = None
             for ranks in (1, size):
                 settings = (
-                    *(TINY if job.quick else ()),
-                    f"data.batch_size={batch * ranks}",
                     f"data.workers={max(1, job.workers // size)}",
+                    *(TINY if job.quick else () if on_gpus else ON_A_CPU),
+                    f"data.batch_size={batch * ranks}",
                     f"bank.layout={layout}",
-                    f"runtime.mode={'compile' if job.device.type == 'cuda' else 'eager'}",
+                    f"runtime.mode={'compile' if on_gpus else 'eager'}",
                     *("instance_recognition.steps=5", f"local_aggregation.steps={every * (WINDOWS + 2) - 5}"),
                     f"monitor.log_every={every}",
                 )
