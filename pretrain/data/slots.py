@@ -58,7 +58,7 @@ class Slots(Generic[Batch]):
     def __init__(self, clips: Clips[Batch], steps: range, workers: int) -> None:
         """Makes them, for workers that are forked later; raises ``VieError`` where the system has no room for them."""
         self.clips, self.steps, self.workers = clips, steps, workers
-        # Workers fill those of the batches that they are ahead with; one is the user's and one was the user's.
+        # Besides those that workers fill ahead: one is being used, and one may still be copied from.
         count = workers * EACH_AHEAD + 2
         size = max(1, round(MARGIN * clips.frame_bytes(steps.start)))
         logger.debug("%d slots for batches take %.1f GiB", count, count * size / 2**30)
