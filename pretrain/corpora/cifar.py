@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torchvision.io import write_png
 
-from pretrain.corpora.writing import in_threads, write_once
+from pretrain.corpora.writing import in_processes, write_once
 from pretrain.preparation.listed import read_text
 from vie.errors import VieError
 
@@ -68,7 +68,7 @@ def write_cifar(
         name: Which of the two.
         out: Folder to create.
         source: Folder of the official binary version, unpacked.
-        workers: Encoding threads; as many as there are processors where left out.
+        workers: Encoding processes; as many as there are processors where left out.
 
     Returns:
         The listing, ``pictures.csv``, with the columns path, label, split, and for CIFAR-100 also coarse.
@@ -92,7 +92,7 @@ def write_cifar(
         paths = [partial / row["path"] for row in rows]
         for parent in {path.parent for path in paths}:
             parent.mkdir(parents=True)
-        for _ in in_threads(name, list(zip(paths, pixels, strict=True)), lambda item: _write(*item), workers):
+        for _ in in_processes(name, list(zip(paths, pixels, strict=True)), lambda item: _write(*item), workers):
             pass
         with (partial / LISTING_NAME).open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

@@ -46,7 +46,7 @@ def write_moving_digits(
         fps: Frames per second.
         videos_per_digit: Videos of each of the 1,797 digits; up to 8 of them differ in motion.
         seed: Not negative; the same seed gives the same files, byte for byte.
-        workers: Threads; as many as there are processors where left out.
+        workers: Processes; as many as there are processors where left out.
 
     Returns:
         The listing, ``videos.csv``, with the columns path, digit, motion and split.

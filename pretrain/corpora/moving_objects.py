@@ -73,7 +73,7 @@ def write_moving_objects(
         seed: Not negative; the same seed gives the same files, byte for byte.
         prepared: Writes the corpus straight into shards, as JPEG frames, rather than as H.264 files with the listing
             ``videos.csv``; this needs no video encoder. Labels are ``object`` and ``motion`` either way.
-        workers: Threads; as many as there are processors where left out.
+        workers: Processes; as many as there are processors where left out.
 
     Returns:
         The folder.

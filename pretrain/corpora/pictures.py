@@ -61,6 +61,7 @@ class Pictures:
         self._source = Path(source)
         self._open = ExitStack()
         self._zip: ZipFile | None = None
+        self._opened_by = os.getpid()
         if self._source.is_dir():
             names = sorted(walk(self._source, PICTURE_EXTENSIONS))
         elif is_zipfile(self._source):
@@ -101,7 +102,7 @@ class Pictures:
         return blake2b("".join(lines).encode(), digest_size=8).hexdigest()
 
     def read(self, picture: Picture, side: int) -> Tensor:
-        """Decodes the middle square of a picture and brings it to a common size; threads may share this.
+        """Decodes the middle square of a picture and brings it to a common size; forked processes may share this.
 
         Returns:
             uint8 (3, side, side).
@@ -111,6 +112,8 @@ class Pictures:
         """
         name = f"{self._source}: {picture.name}"
         try:
+            if self._zip and self._opened_by != os.getpid():  # forks share the place in a file that one is reading at
+                self._zip, self._opened_by = ZipFile(self._source), os.getpid()
             file = io.BytesIO(self._zip.read(picture.name)) if self._zip else self._source / picture.name
         except ZIP_ERRORS as error:
             raise VieError(f"{name}: cannot be read ({error}): fetch the zip again") from error

@@ -21,18 +21,19 @@ def write_prepared(folder: Path, kind: str, chunks: Sequence[Chunk], fps: int, s
         chunks: The videos, some at a time.
         fps: Frames per second.
         size: Height and width of the frames, in pixels.
-        workers: Threads; as many as there are processors where left out.
+        workers: Processes; as many as there are processors where left out.
     """
     settings: dict[str, object] = {"format": FORMAT, "short_side": size, "quality": QUALITY}
     videos: list[Video] = []
     keys: list[SourceKey] = []
 
-    def encode(video: Rendered) -> Transcoded:
-        return encode_frames(fps, [video.frames], size, QUALITY)
+    def encode(video: Rendered) -> tuple[Video, Transcoded]:
+        listed = Video(video.name, folder / video.name, video.split, video.labels)
+        return listed, encode_frames(fps, [video.frames], size, QUALITY)
 
     with ShardWriter(folder, SHARD_VIDEOS, settings, on_finish=lambda: None) as writer:
         for video, stored in in_chunks(kind, chunks, encode, workers):
-            videos.append(Video(video.name, folder / video.name, video.split, video.labels))
+            videos.append(video)
             keys.append(SourceKey(video.name, -1, -1))  # there is no source file
-            writer.add(videos[-1], keys[-1], stored)
+            writer.add(video, keys[-1], stored)
     write_corpus(folder, videos, keys, writer.finished, settings)

@@ -18,18 +18,17 @@ def write_videos(folder: Path, kind: str, chunks: Sequence[Chunk], fps: int, wor
         kind: What the progress bar says.
         chunks: The videos, some at a time; all with the same label columns.
         fps: Frames per second.
-        workers: Threads; as many as there are processors where left out.
+        workers: Processes; as many as there are processors where left out.
     """
-    rows: list[dict[str, str]] = []
 
-    def encode(video: Rendered) -> None:
+    def encode(video: Rendered) -> dict[str, str]:
         path = folder / video.name
         path.parent.mkdir(parents=True, exist_ok=True)
         # A predicted frame keeps traces of the ones before it, and those give the motion away.
         write_mp4(path, video.frames.numpy(), fps, key_frames_only=True)
+        return {"path": video.name, **video.labels, "split": video.split}
 
-    for video, _ in in_chunks(kind, chunks, encode, workers):
-        rows.append({"path": video.name, **video.labels, "split": video.split})
+    rows = list(in_chunks(kind, chunks, encode, workers))
     with (folder / LISTING_NAME).open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()

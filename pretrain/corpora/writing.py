@@ -1,19 +1,16 @@
 """A corpus that is computed: its videos, and the folder that holds it whole or not at all."""
 
-import contextlib
 import json
 import os
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pretrain.data.prefetch import stream
 from vie.errors import VieError
 
 CHUNK = 16  # videos rendered at once: more of them no longer fit the processor's caches
@@ -36,7 +33,7 @@ class Rendered(NamedTuple):
 
 
 Chunk = Callable[[], list[Rendered]]
-"""Renders some videos, in any thread."""
+"""Renders some videos, in any process."""
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -83,55 +80,48 @@ def write_once(folder: Path, kind: str, settings: Mapping[str, object], write: C
         raise VieError(f"{folder}: cannot be written ({error.strerror or error}): choose another folder") from error
 
 
-def in_threads(
+def in_processes(
     kind: str, items: Sequence[Item], make: Callable[[Item], Made], workers: int | None, each: int = 1
 ) -> Iterator[Made]:
-    """Makes something of every item in threads, in order; a terminal shows a progress bar.
+    """Makes something of every item in processes, in order; a terminal shows a progress bar.
 
     Args:
         kind: What the progress bar says.
         items: What something is made of.
-        make: Lets go of the interpreter for most of its time.
-        workers: Number of threads; as many as there are processors where left out.
+        make: Is called in a fork of this process.
+        workers: Number of processes; as many as there are processors where left out.
         each: Videos in an item.
+
+    Raises:
+        VieError: What ``make`` raises, or the processes end again and again.
     """
-    workers = workers or os.cpu_count() or 1
-    with (
-        _number_of_threads_kept(),
-        # One thread for each operator, as every processor has an item of its own.
-        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-        tqdm(total=len(items), desc=kind, unit="video", unit_scale=each, disable=None) as bar,
-    ):
-        waiting: deque[Future[Made]] = deque()
-        for item in items:
-            waiting.append(pool.submit(make, item))
-            if len(waiting) > 2 * workers:  # no more of them than these are held in memory
-                yield waiting.popleft().result()
-                bar.update()
-        while waiting:
-            yield waiting.popleft().result()
+    made = stream(_Makes(items, make), range(len(items)), workers or os.cpu_count() or 1)
+    with tqdm(total=len(items), desc=kind, unit="video", unit_scale=each, disable=None) as bar:
+        for result in made:
+            yield result
             bar.update()
 
 
-@contextlib.contextmanager
-def _number_of_threads_kept() -> Iterator[None]:
-    """What one thread sets is the number for every thread that has computed nothing yet: training would have one."""
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+class _Makes(Generic[Item, Made]):
+    def __init__(self, items: Sequence[Item], make: Callable[[Item], Made]) -> None:
+        self.items, self.make = items, make
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, number: int) -> Made:
+        return self.make(self.items[number])
 
 
 def in_chunks(
     kind: str, chunks: Sequence[Chunk], store: Callable[[Rendered], Made], workers: int | None
-) -> Iterator[tuple[Rendered, Made]]:
-    """Renders and stores the videos of chunks in threads; yields every video in order, with what ``store`` made."""
+) -> Iterator[Made]:
+    """Renders and stores the videos of chunks in processes; yields what ``store`` made of each, in order."""
 
-    def make(chunk: Chunk) -> list[tuple[Rendered, Made]]:
-        return [(video, store(video)) for video in chunk()]
+    def make(chunk: Chunk) -> list[Made]:
+        return [store(video) for video in chunk()]
 
-    for made in in_threads(kind, chunks, make, workers, CHUNK):
+    for made in in_processes(kind, chunks, make, workers, CHUNK):
         yield from made
 
 

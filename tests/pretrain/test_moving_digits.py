@@ -32,9 +32,9 @@ def rows(corpus):
 
 THREADS = """
 import sys, threading
-from pretrain.corpora.writing import in_threads
+from pretrain.corpora.writing import in_processes
 import torch
-assert list(in_threads("numbers", [1, 2, 3], lambda n: n * torch.get_num_threads(), 2)) == [1, 2, 3]
+assert list(in_processes("numbers", [1, 2, 3], lambda n: n * torch.get_num_threads(), 2)) == [1, 2, 3]
 seen = [torch.get_num_threads()]
 other = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
 other.start()
