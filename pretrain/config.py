@@ -59,7 +59,8 @@ class DataConfig:
         workers: Processes that read ahead; 0 reads in the training process. Each has room for four batches, which is
             locked memory where the device is a GPU.
         cache: "none" decodes from the shards at every step; "device" decodes the corpus once and keeps its frames on
-            the training device (all videos must have the same picture size).
+            the training device (all videos must have the same picture size); "device+disk" also keeps them decoded in
+            cache_dir, where the next run finds them.
         device_decode: Share of the clips of every batch, from 0 to 1, whose JPEG frames are decoded on the training
             device, not by the workers: for GPUs, where the workers alone are too slow. Pixels may differ by a rounding.
         cache_dir: Folder on a local disk for what is fetched of a corpus behind a URL, and for tables made out of an
@@ -81,7 +82,7 @@ class DataConfig:
     short_side: float | None = None
     batch_size: int = 64
     workers: int = 4
-    cache: Literal["none", "device"] = "none"
+    cache: Literal["none", "device", "device+disk"] = "none"
     device_decode: float = 0.0
     cache_dir: str | None = None
     cache_bytes: int = DEFAULT_BYTES

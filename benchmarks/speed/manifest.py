@@ -25,7 +25,8 @@ import torch
 from pretrain.config import Config
 from pretrain.data.clips import TrainClips
 from pretrain.data.corpus import open_corpus
-from pretrain.data.readers import Pixels, Room, fresh
+from pretrain.data.readers import Pixels
+from pretrain.data.room import Room, fresh
 from pretrain.runtime import describe_machine
 from vie.video import Augmentation, Sampling
 from vie.video.index import INDEX_FIELDS, INDEX_NAME, LABEL_PREFIX

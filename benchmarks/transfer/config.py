@@ -41,7 +41,8 @@ class TaskData:
         shuffled: Whether the frames of the test clips are also shown out of order: what is lost is owed to their order.
         batch_size: Clips in a step.
         workers: Processes that read ahead; 0 reads in the process itself.
-        cache: "none" decodes from the shards; "device" keeps all frames on the device.
+        cache: "none" decodes from the shards; "device" keeps all frames on the device; "device+disk"
+            also keeps them decoded in cache_dir, where the next result finds them.
         cache_dir: Folder on a local disk for what is fetched of a corpus behind a URL, and for tables made out of an
             index of millions of videos; all processes of a node share it. null takes $XDG_CACHE_HOME/vie.
         cache_bytes: That cache_dir may hold; what was used longest ago goes first.
@@ -56,7 +57,7 @@ class TaskData:
     shuffled: bool = False
     batch_size: int = 128
     workers: int = 4
-    cache: Literal["none", "device"] = "none"
+    cache: Literal["none", "device", "device+disk"] = "none"
     cache_dir: str | None = None
     cache_bytes: int = DEFAULT_BYTES
 

@@ -90,8 +90,9 @@ def open_bench(config: TransferConfig, encoder: Encoder, device: torch.device) -
     """The corpus of a task, read as the encoder wants it."""
     task = open_task(config.data)
     reader: ClipReader = ShardReader(task.shards)
-    if config.data.cache == "device":
-        reader = DeviceReader(task.shards, np.union1d(task.train, task.test), device, config.data.workers)
+    if config.data.cache != "none":
+        videos, kept = np.concatenate([task.train, task.test]), config.data.cache == "device+disk"
+        reader = DeviceReader(task.shards, videos, device, config.data.workers, kept)
     training = encoder.card.get("training") or {}
     seed = int(training.get("seed", 0)) if config.seed is None else config.seed
     embeds = training.get("embedding") != "untrained"

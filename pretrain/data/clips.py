@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pretrain.data.instances import Instances
 from pretrain.data.order import batch_instances, steps_per_epoch
-from pretrain.data.readers import ClipReader, DeviceReader, Pixels, Room, fresh, reach
+from pretrain.data.readers import ClipReader, DeviceReader, Pixels, reach
+from pretrain.data.room import Room, fresh
 from vie import VieError
 from vie.bank import PADDING
 from vie.distributed import ALONE, Ranks

@@ -97,10 +97,11 @@ def draw_fraction(videos: npt.NDArray[np.int64], fraction: float, seed: int) -> 
 
 
 def open_reader(corpus: Corpus, data: DataConfig, device: torch.device) -> ClipReader:
-    """The reader of a run's clips; with data.cache=device it decodes the corpus first."""
+    """The reader of a run's clips; unless data.cache is none it decodes the corpus first."""
     if data.cache == "none":
         return ShardReader(corpus.shards)
-    return DeviceReader(corpus.shards, np.concatenate([corpus.train_videos, corpus.val_videos]), device, data.workers)
+    videos = np.concatenate([corpus.train_videos, corpus.val_videos])
+    return DeviceReader(corpus.shards, videos, device, data.workers, kept=data.cache == "device+disk")
 
 
 def label_columns(

@@ -9,7 +9,8 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from pretrain.data.clips import Shown, TrainBatch, TrainClips, frame_bytes
-from pretrain.data.readers import Pixels, Room, fresh, reach, repeat_border
+from pretrain.data.readers import Pixels, reach, repeat_border
+from pretrain.data.room import Room, fresh
 from vie.errors import UnreachableError, VieError
 
 

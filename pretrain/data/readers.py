@@ -1,6 +1,5 @@
 """From rows and frame numbers to pixels: out of the shards, or out of a copy of the corpus on the device."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -8,22 +7,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from pretrain.data.prefetch import stream
+from pretrain.data.decoded import decode_into, read_kept
+from pretrain.data.room import Room, fresh
 from vie.errors import UnreachableError, VieError
 from vie.video import Shards
 from vie.video.pixels import Boxes
 
 Pictures = TypeVar("Pictures", Tensor, npt.NDArray[np.uint8])
-
-Room = Callable[[tuple[int, ...]], Tensor]
-"""Gives memory for uint8 of a shape, in which anything may stand."""
-
-
-def fresh(shape: tuple[int, ...]) -> Tensor:
-    """The usual ``Room``."""
-    return torch.empty(shape, dtype=torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -94,7 +85,27 @@ class ShardReader:
 class DeviceReader:
     """Decodes the given videos once and keeps their frames on a device, for corpora that fit there."""
 
-    def __init__(self, shards: Shards, videos: npt.NDArray[np.int64], device: torch.device, workers: int = 0) -> None:
+    def __init__(
+        self,
+        shards: Shards,
+        videos: npt.NDArray[np.int64],
+        device: torch.device,
+        workers: int = 0,
+        kept: bool = False,
+    ) -> None:
+        """Decodes them.
+
+        Args:
+            shards: The corpus.
+            videos: Row numbers, each once or more.
+            device: Where the frames lie from now on.
+            workers: Processes that decode.
+            kept: Whether decoded frames are read from the cache of the corpus, and left there for others.
+
+        Raises:
+            VieError: The pictures have several sizes, or take more memory than the device or the cache has.
+        """
+        videos = np.unique(videos)
         sizes = np.unique(np.stack([shards.height[videos], shards.width[videos]]), axis=1)
         if sizes.shape[1] != 1:
             raise VieError(
@@ -102,7 +113,6 @@ class DeviceReader:
                 "set data.cache=none"
             )
         self.device = device
-        self.failures: dict[int, str] = {}
         counts = shards.num_frames[videos]
         self._first = dict(zip(videos.tolist(), (np.cumsum(counts) - counts).tolist(), strict=True))
         height, width = sizes[:, 0].tolist()
@@ -113,13 +123,7 @@ class DeviceReader:
             raise VieError(
                 f"{shards.path} takes {size:.1f} GiB, more than {device} has: set data.cache=none"
             ) from error
-        decoded = stream(_WholeVideos(shards, videos), range(len(videos)), workers)
-        for video, frames in zip(videos.tolist(), tqdm(decoded, "decode", len(videos), leave=False), strict=True):
-            if isinstance(frames, str):
-                self.failures[video] = frames
-                continue
-            first = self._first[video]
-            self._store[first : first + len(frames)] = frames.to(device)
+        self.failures = (read_kept if kept else decode_into)(self._store, shards, videos, workers)
 
     def read(
         self, videos: npt.NDArray[np.int64], frames: npt.NDArray[np.int64], boxes: Boxes, room: Room = fresh
@@ -129,26 +133,6 @@ class DeviceReader:
         first = np.asarray([self._first[video] for video in videos[kept].tolist()], dtype=np.int64)
         index = torch.from_numpy(first[:, None] + frames[kept]).to(self.device, non_blocking=True)
         return Pixels(self._store[index], boxes[kept], kept, failures)
-
-
-class _WholeVideos:
-    """All frames of each video, or why they cannot be read."""
-
-    def __init__(self, shards: Shards, videos: npt.NDArray[np.int64]) -> None:
-        self.shards = shards
-        self.videos = videos
-
-    def __len__(self) -> int:
-        return len(self.videos)
-
-    def __getitem__(self, number: int) -> Tensor | str:
-        video = int(self.videos[number])
-        try:
-            return self.shards.read(video, np.arange(self.shards.num_frames[video]))
-        except UnreachableError:
-            raise
-        except VieError as error:
-            return str(error)
 
 
 def reach(box: npt.NDArray[np.float32]) -> tuple[int, int, int, int]:

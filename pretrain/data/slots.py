@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pretrain.data.prefetch import EACH_AHEAD
 from pretrain.data.prefetch import stream as made_ahead
-from pretrain.data.readers import Room, fresh
+from pretrain.data.room import Room, fresh
 from vie.errors import VieError
 
 logger = logging.getLogger(__name__)

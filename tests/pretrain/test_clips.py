@@ -11,7 +11,8 @@ from pretrain.data.clips import EvalClips as EvaluationClips
 from pretrain.data.clips import TrainBatch, TrainClips, workers_for
 from pretrain.data.instances import whole_videos
 from pretrain.data.prefetch import stream
-from pretrain.data.readers import DeviceReader, Pixels, Room, ShardReader, fresh
+from pretrain.data.readers import DeviceReader, Pixels, ShardReader
+from pretrain.data.room import Room, fresh
 from pretrain.runtime import autocast_to
 from vie import Sampling, create_model
 from vie.bank import PADDING

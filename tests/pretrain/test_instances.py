@@ -5,7 +5,8 @@ import pytest
 
 from pretrain.data.clips import TrainClips
 from pretrain.data.instances import Instances, temporal_bins, whole_videos
-from pretrain.data.readers import Pixels, Room, ShardReader, fresh
+from pretrain.data.readers import Pixels, ShardReader
+from pretrain.data.room import Room, fresh
 from vie.video import Augmentation, Sampling, Shards
 from vie.video.clips import count_starts
 

@@ -13,7 +13,7 @@ from pretrain.data import prefetch, slots
 from pretrain.data.clips import TrainBatch, TrainClips
 from pretrain.data.feed import _beside_the_steps, feed
 from pretrain.data.late import LateClips
-from pretrain.data.readers import Room, fresh
+from pretrain.data.room import Room, fresh
 from pretrain.data.slots import Slots
 from tests.conftest import NEEDS_GPU
 from tests.pretrain.test_clips import CPU, assert_equal, damaged, train_clips

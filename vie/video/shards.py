@@ -8,7 +8,7 @@ read. Both lie in a folder or behind a URL.
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +64,7 @@ class Shards:
         path = os.fspath(path)
         self._cache = Cache(default_folder() if cache_dir is None else Path(cache_dir), cache_bytes)
         self.path = RemotePath(path, self._cache) if is_url(path) else Path(path)
-        self._index = _open_index(self.path, self._cache)
+        self._version, self._index = _open_index(self.path, self._cache)
         self.names = self._index.table.names
         self.num_frames = self._index.table.num_frames
         self.fps = self._index.fps
@@ -191,6 +191,20 @@ class Shards:
                 f"{self.names[video]}: its frames in {location.path} cannot be read ({error}): prepare the corpus again"
             ) from error
 
+    def cached(self, what: str, size: int, write: Callable[[Path], None]) -> Path:
+        """A file made out of this corpus as it is now, in its cache; whoever finds none there writes it.
+
+        Args:
+            what: Tells it from other such files.
+            size: In bytes, about.
+            write: Writes it into an empty file.
+
+        Raises:
+            VieError: The cache has no room for it or cannot be written; and whatever ``write`` raises.
+        """
+        self._cache.check_room(size)
+        return self._cache.make(f"{what} {self._version}", write)
+
     def _column(self, column: str) -> Words:
         if column not in self._index.labels:
             known = ", ".join(self._index.labels) or "none"
@@ -198,16 +212,16 @@ class Shards:
         return self._index.labels[column]
 
 
-def _open_index(path: Path | RemotePath, cache: Cache) -> Index:
+def _open_index(path: Path | RemotePath, cache: Cache) -> tuple[str, Index]:
     index = path / INDEX_NAME
     try:
         if isinstance(index, RemotePath):
             file = RemoteFile(index)
-            return read_index(index, SeekableFile(file), file.version, cache)
+            return file.version, read_index(index, SeekableFile(file), file.version, cache)
         if index.is_file():
             state = index.stat()
             version = repr((str(index.resolve()), state.st_size, state.st_mtime_ns, state.st_ino))
-            return read_index(index, str(index), version, cache)
+            return version, read_index(index, str(index), version, cache)
     except FileNotFoundError:
         pass
     raise VieError(f"{path} holds no prepared corpus ({INDEX_NAME} is missing): run `vie-pretrain prepare` first")
