@@ -27,7 +27,7 @@ def test_no_step_waits_for_the_device(mode, noise, stage, tiny_corpus, tmp_path)
     # Steps of local aggregation begin past the clustering, which has to look at its clusters.
     job.step = {"ir": 0, "la": 5}[stage]
     job.method.network.train()
-    batches = feed(job.clips, range(12), job.config.data, job.device)
+    batches = feed(job.clips, range(100), job.config.data, job.device)  # its end, which waits, is not to come near
     for _ in range(8):  # compilation, the choice of convolutions
         job.train_step(next(batches))
     torch.cuda.synchronize()

@@ -43,15 +43,18 @@ def likeness(one: torch.Tensor, other: torch.Tensor) -> float:
 def test_every_mode_makes_the_same_step_as_eager(mode, precision):
     device = torch.device("cuda")
     clips = [torch.randn(SHAPE, device=device) for _ in range(2)]
-    reference, model = stream(device), stream(device)
+    exact, reference, model = (stream(device) for _ in range(3))
     before = copy.deepcopy(model.state_dict())
+    full = training_forward(exact, RuntimeConfig(precision="fp32", mode="eager"), SHAPE, device)
     plain = training_forward(reference, RuntimeConfig(precision=precision, mode="eager"), SHAPE, device)
     forward = training_forward(model, RuntimeConfig(precision=precision, mode=mode), SHAPE, device)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     for clip in (*clips, clips[0][:5]):
         torch.testing.assert_close(forward(clip), plain(clip), atol=0.05, rtol=0)
         expected, found = step_of(reference, plain, clip), step_of(model, forward, clip)
-        assert likeness(expected, found) > (0.99 if precision == "fp32" else 0.97)
+        # In bf16 two orders of summation differ more from each other than either does from what is exact.
+        wanted = step_of(exact, full, clip)
+        assert likeness(wanted, found) > min(0.99, likeness(wanted, expected) - 0.01)
         assert math.isclose(float(found.norm()), float(expected.norm()), rel_tol=0.1)
     after = reference.state_dict()
     for name, value in model.state_dict().items():
