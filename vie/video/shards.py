@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from vie.errors import VieError
 from vie.video.cache import DEFAULT_BYTES, Cache, default_folder
@@ -156,18 +156,13 @@ class Shards:
         distinct, inverse = np.unique(np.asarray(frames), return_inverse=True)
         location = self.locate(video, distinct)
         try:
-            pictures = decode_jpeg(_read_ranges(location), mode=ImageReadMode.RGB)
             size = int(self.height[video]), int(self.width[video])
-            for picture in pictures:
-                if tuple(picture.shape[1:]) != size:
-                    raise ValueError(f"a picture is {tuple(picture.shape[1:])}, not {size} as the index says")
-        except (OSError, RuntimeError, ValueError) as error:
-            cause = str(error).split("\n")[0]  # torch appends a trace of its own
+            pictures = [_decode(file, size) for file in _read_ranges(location)]
+        except (OSError, ValueError) as error:
             raise VieError(
-                f"{self.names[video]}: its frames in {location.path} cannot be read ({cause}): prepare the corpus again"
+                f"{self.names[video]}: its frames in {location.path} cannot be read ({error}): prepare the corpus again"
             ) from error
-        # The decoder's memory is laid out (H, W, 3) already.
-        return [pictures[place].permute(1, 2, 0) for place in inverse.tolist()]
+        return [pictures[place] for place in inverse.tolist()]
 
     def jpegs(self, video: int, frames: npt.NDArray[np.int64]) -> list[Tensor]:
         """The JPEG files of frames, for a caller that decodes them elsewhere.
@@ -210,6 +205,15 @@ class Shards:
             known = ", ".join(self._index.labels) or "none"
             raise VieError(f"{self.path} has no label column {column!r}: its label columns are {known}")
         return self._index.labels[column]
+
+
+def _decode(file: Tensor, size: tuple[int, int]) -> Tensor:
+    """A JPEG file as uint8 (H, W, 3); raises ``ValueError`` for damage, and before it decodes for another size."""
+    content = file.numpy()
+    found = simplejpeg.decode_jpeg_header(content)[:2]
+    if found != size:
+        raise ValueError(f"a picture is {found}, not {size} as the index says")
+    return torch.from_numpy(simplejpeg.decode_jpeg(content, "RGB"))
 
 
 def _open_index(path: Path | RemotePath, cache: Cache) -> tuple[str, Index]:
