@@ -52,6 +52,7 @@ def run(arguments: Sequence[str]) -> None:
     table.add_argument("--layers", help="columns to keep, separated by commas, such as 'conv5 flat,pooled avg'")
     table.add_argument("--readout", help="labels side by side for one read-out, such as 'linear conv5 flat'")
     table.add_argument("--figures", type=Path, help="folder for a figure of each of these tables")
+    table.add_argument("--gather", type=Path, metavar="FILE.jsonl", help="a file to write all of these results into")
     table.set_defaults(carry_out=_table)
     control = commands.add_parser("control-probe", help="read actions out of what encoders see, without an agent")
     control.add_argument("data", help="LeRobot folder, minari:ID, or a folder of Meta-World's clips")
@@ -174,9 +175,11 @@ def _is_setting(argument: str) -> bool:
 def _table(parsed: argparse.Namespace) -> None:
     from benchmarks.transfer.figure import draw_comparison
     from benchmarks.transfer.table import comparison, tables
-    from pretrain.transfer_results import read_results
+    from pretrain.transfer_results import gather, read_results
 
     contents = read_results(parsed.results)
+    if parsed.gather:
+        gather(contents, parsed.gather)
     layers = parsed.layers.split(",") if parsed.layers else ()
     print(comparison(contents, parsed.readout) if parsed.readout else tables(contents, layers))
     if parsed.figures:

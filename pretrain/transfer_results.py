@@ -6,23 +6,44 @@ from pathlib import Path
 from typing import Any
 
 from vie import VieError
+from vie.files import write_text_atomically
 
 FORMAT = "vie-transfer-1"
 KEYS = {"task", "mode", "seed", "encoder", "protocol", "results"}
 
 
 def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """The contents of results files, given as files or as folders of them; raises ``VieError`` for anything else."""
+    """The contents of results files, given as files or as folders of them; raises ``VieError`` for anything else.
+
+    A file that ends in ``.jsonl`` holds any number of results, one in each line.
+    """
     files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
     contents = []
     for file in files:
         try:
-            content = json.loads(file.read_text())
+            text = file.read_text()
+            found = [json.loads(part) for part in (text.splitlines() if file.suffix == ".jsonl" else [text])]
         except (OSError, ValueError) as error:
             raise VieError(f"{file} cannot be read ({error}): give results of `vie-bench transfer`") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= KEYS:
-            raise VieError(f"{file} is no results file: give results of `vie-bench transfer`")
-        contents.append(content)
+        for content in found:
+            if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= KEYS:
+                raise VieError(f"{file} is no results file: give results of `vie-bench transfer`")
+        contents += found
     if not contents:
         raise VieError(f"{', '.join(map(str, paths))}: no results there: run `vie-bench transfer` first")
     return contents
+
+
+def gather(contents: Sequence[dict[str, Any]], path: Path) -> None:
+    """Writes results into one ``.jsonl`` file, which ``read_results`` reads.
+
+    Raises:
+        VieError: The file has another suffix or cannot be written.
+    """
+    if path.suffix != ".jsonl":
+        raise VieError(f"{path} does not end in .jsonl, by which files of many results are known: give such a name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(path, "".join(json.dumps(content) + "\n" for content in contents))
+    except OSError as error:
+        raise VieError(f"{path} cannot be written ({error.strerror}): give another folder") from error

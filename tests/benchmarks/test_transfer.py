@@ -437,6 +437,26 @@ class TestTable:
         assert [text.get_text() for text in digit.get_yticklabels()] == ["dynamic", "static"]  # the best on average
         assert sorted(line.get_xdata()[0] for line in pairs.lines if len(line.get_xdata()) == 1)[::3] == [16.0, 97.0]
 
+    def test_results_gathered_in_one_file(self, tmp_path, capsys):
+        folder, gathered = tmp_path / "results", tmp_path / "kept" / "all.jsonl"
+        folder.mkdir()
+        for seed in (0, 1):
+            self.write(folder, "static", seed, {"digit": 95.0 + seed})
+        main(["table", str(folder), "--gather", str(gathered)])
+        printed = capsys.readouterr().out
+        assert read_results([gathered]) == read_results([folder])
+        assert gathered.read_text().count("\n") == 2
+        main(["table", str(gathered)])
+        assert capsys.readouterr().out == printed
+
+        with pytest.raises(SystemExit):
+            main(["table", str(folder), "--gather", str(tmp_path / "all.json")])
+        assert "does not end in .jsonl" in capsys.readouterr().err
+        with gathered.open("a") as file:
+            file.write("[]\n")
+        with pytest.raises(VieError, match="is no results file"):
+            read_results([gathered])
+
     def test_a_figure_needs_a_readout(self, tmp_path, capsys):
         self.write(tmp_path, "one", 0, {"digit": 95.0})
         with pytest.raises(SystemExit):
