@@ -168,3 +168,60 @@ def test_a_table_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(VieError, match="no"):
         Cache(tmp_path).make("table", write)
     assert not list(tmp_path.glob("*.vie"))
+
+
+def test_what_is_being_written_is_nobodys_room(tmp_path):
+    """Half a table counts, and stays, while others fill the cache to its limit."""
+    cache = Cache(tmp_path, 5000)
+
+    def write(path: Path) -> None:
+        path.write_bytes(b"first half ")
+        for key in range(20):
+            cache.write(str(key), content_of(key))
+        assert held(tmp_path) <= 5000
+        with path.open("ab") as file:
+            file.write(b"and the other")
+
+    assert cache.make("table", write, size=2000).read_bytes() == b"first half and the other"
+
+
+def test_room_is_made_before_a_file_of_known_size_is_written(tmp_path):
+    cache = Cache(tmp_path, 5000)
+    for key in range(5):
+        cache.write(str(key), content_of(key))
+
+    def write(path: Path) -> None:
+        assert held(tmp_path) <= 5000
+        path.write_bytes(bytes(3000))
+        assert held(tmp_path) <= 5000
+
+    cache.make("table", write, size=3000)
+    with pytest.raises(VieError, match="may hold 5000 bytes, less than the 5001"):
+        cache.make("other", Path.unlink, size=5001)
+
+
+def waits(folder: Path, key: str, seconds: float = 0.3) -> bool:
+    """Whether another process has to wait for a key."""
+    process = multiprocessing.Process(target=hold, args=(folder, key))
+    process.start()
+    process.join(seconds)
+    waited = process.is_alive()
+    process.terminate()
+    process.join()
+    return waited
+
+
+def hold(folder: Path, key: str) -> None:
+    with Cache(folder).alone(key):
+        pass
+
+
+def test_one_lock_within_another_gives_up_none_of_them(tmp_path):
+    cache = Cache(tmp_path)
+    with cache.alone("frames"):
+        with cache.alone("block"):
+            assert waits(tmp_path, "frames")
+            assert waits(tmp_path, "block")
+        assert waits(tmp_path, "frames")
+        assert not waits(tmp_path, "block", 10)
+    assert not waits(tmp_path, "frames", 10)
