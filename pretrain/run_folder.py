@@ -17,6 +17,7 @@ FREE = (
     "run",
     "data.path",
     "data.workers",
+    "data.cache",
     "data.device_decode",
     "data.cache_dir",
     "data.cache_bytes",

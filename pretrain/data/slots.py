@@ -55,12 +55,22 @@ class Clips(Protocol[Made]):
 class Slots(Generic[Batch]):
     """The slots of a run, which the batches of its steps take in turns."""
 
-    def __init__(self, clips: Clips[Batch], steps: range, workers: int) -> None:
-        """Makes them, for workers that are forked later; raises ``VieError`` where the system has no room for them."""
+    def __init__(self, clips: Clips[Batch], steps: range, workers: int, largest: int | None = None) -> None:
+        """Makes them, for workers that are forked later.
+
+        Args:
+            clips: That make the batches.
+            steps: Theirs.
+            workers: How many there will be.
+            largest: Bytes of the frames of the largest batch; null takes those of the first, and some more.
+
+        Raises:
+            VieError: The system has no room for them.
+        """
         self.clips, self.steps, self.workers = clips, steps, workers
         # Besides those that workers fill ahead: one is being used, and one may still be copied from.
         count = workers * EACH_AHEAD + 2
-        size = max(1, round(MARGIN * clips.frame_bytes(steps.start)))
+        size = max(1, round(MARGIN * clips.frame_bytes(steps.start)) if largest is None else largest)
         logger.debug("%d slots for batches take %.1f GiB", count, count * size / 2**30)
         try:
             memory = mmap.mmap(-1, count * size)

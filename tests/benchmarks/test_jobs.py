@@ -87,7 +87,7 @@ def test_read_outs_see_what_pretraining_saw(corpus):
     if corpus == "digits":
         augmentation = replace(augmentation, brightness=0, contrast=0, saturation=0, hue=0, grey=0)
     assert task.augmentation == augmentation
-    assert task.data.cache == "device"
+    assert task.data.cache == ("device" if corpus == "digits" else "device+disk")
     small = parse_task("small")
     assert (task.linear, task.finetune, task.scratch) == (small.linear, small.finetune, small.scratch)
 

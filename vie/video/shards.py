@@ -54,8 +54,8 @@ class Shards:
 
         Args:
             path: Folder, or URL of any file system that fsspec knows.
-            cache_dir: Folder for what is fetched from a URL, and for tables made out of large indexes;
-                ``$XDG_CACHE_HOME/vie`` where left out.
+            cache_dir: Folder for what is fetched from a URL, and for what is made out of a corpus: tables of a large
+                index, decoded frames; ``$XDG_CACHE_HOME/vie`` where left out.
             cache_bytes: That it may hold at most.
 
         Raises:
@@ -157,7 +157,7 @@ class Shards:
         location = self.locate(video, distinct)
         try:
             size = int(self.height[video]), int(self.width[video])
-            pictures = [_decode(file, size) for file in _read_ranges(location)]
+            pictures = [decode_picture(file, size) for file in _read_ranges(location)]
         except (OSError, ValueError) as error:
             raise VieError(
                 f"{self.names[video]}: its frames in {location.path} cannot be read ({error}): prepare the corpus again"
@@ -192,13 +192,12 @@ class Shards:
         Args:
             what: Tells it from other such files.
             size: In bytes, about.
-            write: Writes it into an empty file.
+            write: Writes it over an empty file.
 
         Raises:
             VieError: The cache has no room for it or cannot be written; and whatever ``write`` raises.
         """
-        self._cache.check_room(size)
-        return self._cache.make(f"{what} {self._version}", write)
+        return self._cache.make(f"{what} {self._version}", write, size)
 
     def _column(self, column: str) -> Words:
         if column not in self._index.labels:
@@ -207,10 +206,13 @@ class Shards:
         return self._index.labels[column]
 
 
-def _decode(file: Tensor, size: tuple[int, int]) -> Tensor:
+def decode_picture(file: Tensor, size: tuple[int, int]) -> Tensor:
     """A JPEG file as uint8 (H, W, 3); raises ``ValueError`` for damage, and before it decodes for another size."""
     content = file.numpy()
-    found = simplejpeg.decode_jpeg_header(content)[:2]
+    try:
+        found = simplejpeg.decode_jpeg_header(content)[:2]
+    except ValueError as error:
+        raise ValueError(f"a picture is no JPEG file, or its beginning is damaged: {error}") from error
     if found != size:
         raise ValueError(f"a picture is {found}, not {size} as the index says")
     return torch.from_numpy(simplejpeg.decode_jpeg(content, "RGB"))
