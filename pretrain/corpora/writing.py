@@ -1,5 +1,6 @@
 """A corpus that is computed: its videos, and the folder that holds it whole or not at all."""
 
+import contextlib
 import json
 import os
 import tempfile
@@ -31,6 +32,8 @@ class Rendered(NamedTuple):
     labels: dict[str, str]
     split: str
 
+
+CURE = "give fewer workers if memory is short"
 
 Chunk = Callable[[], list[Rendered]]
 """Renders some videos, in any process."""
@@ -95,22 +98,27 @@ def in_processes(
     Raises:
         VieError: What ``make`` raises, or the processes end again and again.
     """
-    made = stream(_Makes(items, make), range(len(items)), workers or os.cpu_count() or 1)
-    with tqdm(total=len(items), desc=kind, unit="video", unit_scale=each, disable=None) as bar:
+    made = stream(_Makes(kind, items, make), range(len(items)), workers or os.cpu_count() or 1, cure=CURE)
+    bar = tqdm(total=len(items), desc=kind, unit="video", unit_scale=each, disable=None)
+    with contextlib.closing(made), bar:
         for result in made:
             yield result
             bar.update()
 
 
 class _Makes(Generic[Item, Made]):
-    def __init__(self, items: Sequence[Item], make: Callable[[Item], Made]) -> None:
-        self.items, self.make = items, make
+    def __init__(self, kind: str, items: Sequence[Item], make: Callable[[Item], Made]) -> None:
+        self.kind, self.items, self.make = kind, items, make
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, number: int) -> Made:
-        return self.make(self.items[number])
+        try:
+            return self.make(self.items[number])
+        except OSError as error:  # which would come out of another process as a trace
+            cause = error.strerror or error
+            raise VieError(f"{self.kind}: cannot be written ({cause}): make room, or choose another folder") from error
 
 
 def in_chunks(

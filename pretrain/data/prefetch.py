@@ -1,11 +1,12 @@
 """Items made ahead of time by worker processes, in order, whatever becomes of the workers."""
 
+import contextlib
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
@@ -28,6 +29,8 @@ STARTS = 3
 EACH_AHEAD = 4
 """Items that a worker is ahead at most."""
 
+CURE = "set data.workers to fewer if memory is short, or to 0 to see why"
+
 LOST = (RuntimeError, EOFError, OSError)
 """What waiting for an item raises when a worker has died or hangs, or died with an item half handed over."""
 
@@ -41,23 +44,31 @@ class Items(Protocol[Item]):
 
 
 def stream(
-    items: Items[Item], numbers: Sequence[int], workers: int, pin_memory: bool = False
+    items: Items[Item], numbers: Sequence[int], workers: int, pin_memory: bool = False, cure: str = CURE
 ) -> Generator[Item, None, None]:
     """Yields items in the order of their numbers; with 0 workers it makes each when it is asked for.
 
-    Workers that die or hang are started again at the item that is next: each is a function of its number alone.
+    Workers that die or hang are started again at the item that is next: each is a function of its number alone. Closed,
+    it has none any more.
+
+    Args:
+        items: What workers make.
+        numbers: Of those that are wanted.
+        workers: Processes.
+        pin_memory: Whether tensors are copied to page-locked memory.
+        cure: What helps where workers end again and again.
 
     Raises:
         VieError: What the items raise, or an item's workers have died or hung every time.
     """
     if workers == 0:
         return (items[number] for number in numbers)
-    return _unguarded(_restarted(_Guarded(items), numbers, workers, pin_memory))
+    return _unguarded(_restarted(_Guarded(items), numbers, workers, pin_memory, cure))
 
 
 def _restarted(
-    items: "_Guarded[Item]", numbers: Sequence[int], workers: int, pin_memory: bool
-) -> Iterator[Item | VieError]:
+    items: "_Guarded[Item]", numbers: Sequence[int], workers: int, pin_memory: bool, cure: str
+) -> Generator[Item | VieError, None, None]:
     done, starts, started_at = 0, 0, 0
     while done < len(numbers):
         starts = starts + 1 if started_at == done else 1
@@ -84,10 +95,7 @@ def _restarted(
             if cause.startswith("Caught "):  # the worker lives, and this is what an item raised
                 raise
             if starts == STARTS:
-                raise VieError(
-                    f"the workers that read ahead end again and again ({cause}): set data.workers to fewer if memory "
-                    "is short, or to 0 to see why"
-                ) from error
+                raise VieError(f"the workers that read ahead end again and again ({cause}): {cure}") from error
             logger.warning("workers are started again: %s", cause)
 
 
@@ -133,8 +141,9 @@ class _Guarded(Dataset[Item | VieError]):
             return error
 
 
-def _unguarded(results: Iterable[Item | VieError]) -> Generator[Item, None, None]:
-    for result in results:
-        if isinstance(result, VieError):
-            raise result
-        yield result
+def _unguarded(results: Generator[Item | VieError, None, None]) -> Generator[Item, None, None]:
+    with contextlib.closing(results):
+        for result in results:
+            if isinstance(result, VieError):
+                raise result
+            yield result

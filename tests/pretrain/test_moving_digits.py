@@ -1,8 +1,10 @@
 import csv
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import av
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from pretrain.corpora import MOTIONS, write_moving_digits
+from pretrain.corpora import MOTIONS, video_files, write_moving_digits
 from pretrain.corpora.moving_digits import draw_path
 from pretrain.corpora.writing import CHUNK
 from pretrain.preparation.inputs import list_videos
@@ -184,6 +186,29 @@ def test_an_unwritable_place_is_an_error_of_one_line(tmp_path):
     with pytest.raises(VieError, match="cannot be written") as caught:
         write_moving_digits(tmp_path / "file/below/digits")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (OSError(28, "No space left on device"), "cannot be written (No space left on device): make room"),
+        (VieError("this one is bad: mend it"), "this one is bad: mend it"),
+    ],
+)
+def test_a_fault_half_way_is_told_as_it_is_and_leaves_nothing(fault, told, few, tmp_path, monkeypatch):
+    written = video_files.write_mp4
+
+    def failing(path: Path, *given: object, **named: object) -> None:
+        if path.stem.endswith("_000030"):
+            raise fault
+        written(path, *given, **named)
+
+    monkeypatch.setattr(video_files, "write_mp4", failing)
+    for _ in range(3):
+        with pytest.raises(VieError, match=re.escape(told)) as caught:
+            write_moving_digits(tmp_path / "digits", size=16, frames=4, workers=3)
+        assert "\n" not in str(caught.value)
+        assert not list(tmp_path.iterdir())
 
 
 def test_folders_beside_the_corpus_are_left_alone(few, tmp_path):
