@@ -63,8 +63,9 @@ class DataConfig:
             cache_dir, where the next run finds them.
         device_decode: Share of the clips of every batch, from 0 to 1, whose JPEG frames are decoded on the training
             device, not by the workers: for GPUs, where the workers alone are too slow. Pixels may differ by a rounding.
-        cache_dir: Folder on a local disk for what is fetched of a corpus behind a URL, and for tables made out of an
-            index of millions of videos; all processes of a node share it. null takes $XDG_CACHE_HOME/vie.
+        cache_dir: Folder on a local disk for what is fetched of a corpus behind a URL, for tables made out of an index
+            of millions of videos and for decoded frames; all processes of a node share it. null takes
+            $XDG_CACHE_HOME/vie.
         cache_bytes: That cache_dir may hold; what was used longest ago goes first.
     """
 

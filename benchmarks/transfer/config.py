@@ -43,8 +43,9 @@ class TaskData:
         workers: Processes that read ahead; 0 reads in the process itself.
         cache: "none" decodes from the shards; "device" keeps all frames on the device; "device+disk"
             also keeps them decoded in cache_dir, where the next result finds them.
-        cache_dir: Folder on a local disk for what is fetched of a corpus behind a URL, and for tables made out of an
-            index of millions of videos; all processes of a node share it. null takes $XDG_CACHE_HOME/vie.
+        cache_dir: Folder on a local disk for what is fetched of a corpus behind a URL, for tables made out of an index
+            of millions of videos and for decoded frames; all processes of a node share it. null takes
+            $XDG_CACHE_HOME/vie.
         cache_bytes: That cache_dir may hold; what was used longest ago goes first.
     """
 
