@@ -17,18 +17,24 @@ def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
     A file that ends in ``.jsonl`` holds any number of results, one in each line.
     """
-    files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+    files = [file for path in paths for file in (sorted(path.glob("*.json*")) if path.is_dir() else [path])]
     contents = []
     for file in files:
         try:
             text = file.read_text()
-            found = [json.loads(part) for part in (text.splitlines() if file.suffix == ".jsonl" else [text])]
         except (OSError, ValueError) as error:
             raise VieError(f"{file} cannot be read ({error}): give results of `vie-bench transfer`") from error
-        for content in found:
+        for number, part in enumerate(text.split("\n") if file.suffix == ".jsonl" else [text], 1):
+            if not part and number > 1:  # after the last line
+                continue
+            place = f"line {number} of {file}" if file.suffix == ".jsonl" else f"{file}"
+            try:
+                content = json.loads(part)
+            except ValueError as error:
+                raise VieError(f"{place} cannot be read ({error}): give results of `vie-bench transfer`") from error
             if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= KEYS:
-                raise VieError(f"{file} is no results file: give results of `vie-bench transfer`")
-        contents += found
+                raise VieError(f"{place} is no results file: give results of `vie-bench transfer`")
+            contents.append(content)
     if not contents:
         raise VieError(f"{', '.join(map(str, paths))}: no results there: run `vie-bench transfer` first")
     return contents

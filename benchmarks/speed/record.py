@@ -15,7 +15,10 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "torchvision", "numpy", "faiss-cpu", "decord2", "decord", "torchcodec", "pytorchvideo", "av")
+PACKAGES = (
+    *("torch", "torchvision", "numpy", "faiss-cpu"),
+    *("decord2", "decord", "torchcodec", "pytorchvideo", "av", "simplejpeg"),
+)
 
 Row = dict[str, Any]
 

@@ -98,7 +98,7 @@ def test_the_plain_layers_are_pytorchs_own():
         ("clustering", "", 8),
         ("full-step", "single", 1),
         ("end-to-end", "resnet3d 0.5", 1),
-        ("decode", "128", 2),
+        ("decode", "128", 3),
         ("handover", "", 2),
         ("parl", "gaussian", 1),
     ],

@@ -454,7 +454,7 @@ class TestTable:
         assert "does not end in .jsonl" in capsys.readouterr().err
         with gathered.open("a") as file:
             file.write("[]\n")
-        with pytest.raises(VieError, match="is no results file"):
+        with pytest.raises(VieError, match=r"line 3 of .* is no results file"):
             read_results([gathered])
 
     def test_a_figure_needs_a_readout(self, tmp_path, capsys):
