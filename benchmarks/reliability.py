@@ -16,12 +16,17 @@ TITLES = {
         "Several ranks are one",
         "The greatest difference between a job of several ranks and one of one, over gloo on the CPU: losses, "
         "gradients, labels and bank of nine steps in float64 (`tests/distributed/test_ranks.py`), and every tensor of "
-        "a checkpoint after twelve steps under torchrun in float32, batch norm held still (`test_training.py`).",
+        "a checkpoint after twelve steps under torchrun in float32, whose rounding it is, batch norm held still "
+        "(`test_training.py`).",
     ),
     "kills": (
         "Killed and continued",
         "Runs that SIGKILL ended at random times, each several times, and that the same command took up again, against "
         "runs that nothing ended: the greatest difference of any number in the last checkpoint.",
+    ),
+    "jobs": (
+        "Faults of jobs",
+        "What else was done to a job, and what became of it. Temporary folders of the tests are left out of its words.",
     ),
     "faults": (
         "Bad videos",

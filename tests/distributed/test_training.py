@@ -111,6 +111,11 @@ def test_a_killed_rank_ends_the_job_and_other_numbers_of_ranks_go_on(still, tiny
     train(size, tiny_corpus, run, STILL="1")
     difference = assert_same(still, run, atol=ROUNDING)
     table("ranks", ranks=size, case="continued from 2 ranks, one of them killed", checkpoint=difference)
+    table(
+        "jobs",
+        fault="one rank of two killed",
+        outcome=f"ended, SIGKILL named; {size} went on, differing by {difference}",
+    )
 
 
 def test_two_ranks_go_on_exactly(two, tiny_corpus, tmp_path):

@@ -56,14 +56,15 @@ def test_workers_give_way_to_the_process_that_trains():
 
 
 @pytest.mark.parametrize("fatal", [3, 4, 19])
-def test_a_killed_worker_is_started_again(tmp_path, fatal, caplog):
+def test_a_killed_worker_is_started_again(tmp_path, fatal, caplog, table):
     items = Items(tmp_path, fatal, times=1)
     found = list(prefetch.stream(items, range(3, 20), workers=2))
     assert [int(item) for item in found] == [number**2 for number in range(3, 20)]
     assert "workers are started again" in caplog.text
+    table("jobs", fault=f"loader worker killed at item {fatal}", outcome="workers started again, every item in order")
 
 
-def test_a_hanging_worker_is_started_again(tmp_path, monkeypatch):
+def test_a_hanging_worker_is_started_again(tmp_path, monkeypatch, table):
     monkeypatch.setattr(prefetch, "TIMEOUT", 2.0)
     # Seconds that a DataLoader waits for the end of a worker before it is killed.
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5, raising=False)
@@ -71,16 +72,18 @@ def test_a_hanging_worker_is_started_again(tmp_path, monkeypatch):
     began = time.monotonic()
     assert [int(item) for item in prefetch.stream(items, range(20), workers=2)] == [n**2 for n in range(20)]
     assert time.monotonic() - began < 30
+    table("jobs", fault="loader worker never returns", outcome="workers started again, every item in order")
 
 
-def test_workers_that_always_die_end_the_run(tmp_path):
+def test_workers_that_always_die_end_the_run(tmp_path, table):
     items = Items(tmp_path, 5, times=99)
     found: list[int] = []
-    with pytest.raises(VieError, match="end again and again"):
+    with pytest.raises(VieError, match="end again and again") as caught:
         found.extend(int(item) for item in prefetch.stream(items, range(20), workers=2))
     assert found == [number**2 for number in range(len(found))]
     # A first death may take items with it that were not asked for yet.
     assert prefetch.STARTS <= len(list(tmp_path.iterdir())) <= prefetch.STARTS + 2
+    table("jobs", fault="loader workers killed again and again", outcome=f"ended: {caught.value}")
 
 
 def test_a_fault_of_an_item_is_raised_as_it_is(tmp_path, caplog):

@@ -327,7 +327,7 @@ def test_other_settings_are_refused(ten, tmp_path):
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
-def test_a_full_disk_stops_the_run_cleanly(ten, tmp_path):
+def test_a_full_disk_stops_the_run_cleanly(ten, tmp_path, table):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, limits[1]))
     try:
@@ -339,6 +339,8 @@ def test_a_full_disk_stops_the_run_cleanly(ten, tmp_path):
     assert str(tmp_path) in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "dataset.json"]
     assert run(ten, tmp_path).prepared == 10
+    words = str(caught.value).replace(str(tmp_path), "…")
+    table("jobs", fault="disk full while videos are prepared", outcome=f"ended: {words}; begun again, all are there")
 
 
 @pytest.mark.parametrize("marker", [None, "{}", '{"settings": {"format": "png"}}', "[1]", "no JSON"])

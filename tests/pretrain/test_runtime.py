@@ -54,7 +54,7 @@ def test_every_mode_makes_the_same_step_as_eager(mode, precision):
         expected, found = step_of(reference, plain, clip), step_of(model, forward, clip)
         # In bf16 two orders of summation differ more from each other than either does from what is exact.
         wanted = step_of(exact, full, clip)
-        assert likeness(wanted, found) > min(0.99, likeness(wanted, expected) - 0.01)
+        assert likeness(wanted, found) > max(0.95, min(0.99, likeness(wanted, expected) - 0.01))
         assert math.isclose(float(found.norm()), float(expected.norm()), rel_tol=0.1)
     after = reference.state_dict()
     for name, value in model.state_dict().items():

@@ -221,7 +221,7 @@ class TestGuards:
         with locked(one.run, one.ranks), pytest.raises(VieError, match="another process"):
             other.train()
 
-    def test_full_disk(self, tiny_corpus, tmp_path):
+    def test_full_disk(self, tiny_corpus, tmp_path, table):
         limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
         job = trainer(tiny_corpus, tmp_path / "run")
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -233,6 +233,7 @@ class TestGuards:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         assert "\n" not in str(caught.value)
         assert not list(job.run.rglob("*.partial"))
+        table("jobs", fault="disk full at a checkpoint", outcome=f"ended: {told(caught.value, tmp_path)}; no half file")
 
 
 class TestInterrupted:
@@ -470,15 +471,21 @@ class TestCorpora:
             torch.testing.assert_close(cached[name], tensor, atol=1e-3, rtol=0)
 
 
+def told(error: BaseException, folder: Path) -> str:
+    """Its words, without the folder of a test."""
+    return str(error).replace(str(folder), "…")
+
+
 class TestRefused:
     @pytest.mark.parametrize("log_every", [1, 50])
-    def test_loss_that_is_no_number(self, tiny_corpus, tmp_path, log_every):
+    def test_loss_that_is_no_number(self, tiny_corpus, tmp_path, log_every, table):
         job = trainer(tiny_corpus, tmp_path / "run", "optim.lr=1e30", f"monitor.log_every={log_every}")
-        with pytest.raises(VieError, match=r"the loss is nan at step \d+: lower optim\.lr"):
+        with pytest.raises(VieError, match=r"the loss is nan at step \d+: lower optim\.lr") as caught:
             job.train()
         # Nothing that has gone wrong is kept.
         assert not (job.run / FOLDER_NAME).exists()
         assert {path.name for path in job.run.glob("encoder-*")} == {"encoder-random"}
+        table("jobs", fault=f"loss is no number, looked at every {log_every}", outcome=f"ended: {caught.value}")
 
     def test_too_few_videos_for_a_batch(self, tiny_corpus, tmp_path):
         with pytest.raises(VieError, match=r"48 training instances do not fill a batch of 64"):

@@ -116,7 +116,7 @@ class Touch:
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors", ".ckpt"])
 @pytest.mark.parametrize("write", [pickle.dump, torch.save])
-def test_hostile_pickles_are_refused_and_not_run(tmp_path, suffix, write):
+def test_hostile_pickles_are_refused_and_not_run(tmp_path, suffix, write, table):
     path, trace = (tmp_path / "weights").with_suffix(suffix), tmp_path / "trace"
     with path.open("wb") as file:
         write({"state_dict": {"weight": Touch(trace)}}, file)
@@ -124,6 +124,8 @@ def test_hostile_pickles_are_refused_and_not_run(tmp_path, suffix, write):
         read_state_dict(path)
     assert "\n" not in str(caught.value)
     assert not trace.exists()
+    written = "torch.save" if write is torch.save else "pickle"
+    table("jobs", fault=f"weights that run code, {written}, as {suffix}", outcome="refused, and nothing was run")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", bytes(range(256)) * 20])
