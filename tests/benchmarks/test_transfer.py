@@ -448,6 +448,9 @@ class TestTable:
         assert gathered.read_text().count("\n") == 2
         main(["table", str(gathered)])
         assert capsys.readouterr().out == printed
+        main(["table", str(folder), "--gather", str(folder / "beside.jsonl")])
+        assert len(read_results([folder])) == 2  # none of them twice
+        capsys.readouterr()
 
         with pytest.raises(SystemExit):
             main(["table", str(folder), "--gather", str(tmp_path / "all.json")])
