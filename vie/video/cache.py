@@ -180,12 +180,12 @@ def _lock(file: BinaryIO, place: int) -> None:
 
 
 def _is_held(path: str) -> bool:
-    """Whether a process is writing a file."""
-    with open(path, "rb") as file:
-        try:
+    """Whether a process is writing a file; nobody can tell of another user's."""
+    try:
+        with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except (BlockingIOError, PermissionError):
+        return True
     return False
 
 
