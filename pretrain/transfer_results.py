@@ -15,8 +15,8 @@ KEYS = {"task", "mode", "seed", "encoder", "protocol", "results"}
 def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """The contents of results files, given as files or as folders of them; raises ``VieError`` for anything else.
 
-    A file that ends in ``.jsonl`` holds any number of results, one in each line. In a folder such files are passed over:
-    they may hold what lies beside them.
+    A file that ends in ``.jsonl`` holds any number of results, one in each line. In a folder such files are passed
+    over: they may hold what lies beside them.
     """
     files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
     contents = []
