@@ -1,5 +1,6 @@
 import json
 import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -10,13 +11,17 @@ from benchmarks.works import visible_gpus
 from pretrain.commands import run as pretrain
 from tests.benchmarks.processes import stand_in
 from tests.conftest import tiny_run
+from vie import VieError
 
 
-def one_in_a_process(command: list[str], stdout: Any, **given: Any) -> "subprocess.CompletedProcess[bytes]":
-    """Carries out by a real process what fails, and the others here: starting one takes longer than their training."""
-    if any("broken" in argument for argument in command):
-        return subprocess.run(command, stdout=stdout, **given)
-    pretrain(command[3:])
+def carried_out_here(command: list[str], stdout: Any, **_: Any) -> "subprocess.CompletedProcess[bytes]":
+    """As a process does, which takes longer to start than to train; test_cli has one of this very command fail."""
+    assert command[:3] == [sys.executable, "-m", "pretrain"]
+    try:
+        pretrain(command[3:])
+    except VieError as error:
+        stdout.write(f"vie-pretrain: {error}\n".encode())
+        return subprocess.CompletedProcess(command, 1)
     return subprocess.CompletedProcess(command, 0)
 
 
@@ -25,7 +30,7 @@ def test_jobs_become_one_table(tiny_corpus, tmp_path, monkeypatch, capsys):
     job = {"recipes": [], "corpus": tiny_corpus.name, "settings": settings, "joined": "both"}
     broken = {"recipes": [], "corpus": "absent"}
     (tmp_path / "jobs.yaml").write_text(yaml.safe_dump({"tiny-a": job, "tiny-b": job, "broken": broken}))
-    stand_in(monkeypatch, one_in_a_process)
+    stand_in(monkeypatch, carried_out_here)
     command = [str(tmp_path / "jobs.yaml"), "--data", str(tiny_corpus.parent), "--out", str(tmp_path / "runs")]
     with pytest.raises(SystemExit) as stopped:
         main([*command, "--seeds", "1", "--first-seed", "3"])
