@@ -24,7 +24,7 @@ MISTAKES = {
 @pytest.mark.parametrize(
     "mistake",
     [
-        "misspelt key",  # which the settings show
+        pytest.param("misspelt key", marks=pytest.mark.long),
         pytest.param("missing folder", marks=pytest.mark.long),
         pytest.param("wrong label column", marks=pytest.mark.long),
         "too many clusters",  # found when all else is there
@@ -36,12 +36,27 @@ def test_a_mistake_is_one_line(tiny_corpus, tmp_path, mistake):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr.startswith("vie-pretrain: ")
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.endswith("\n")
-    assert told in done.stderr
+    assert_one_line(done.stdout, done.stderr, told)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("mistake", [name for name in MISTAKES if name != "too many clusters"])
+def test_a_mistake_is_one_line_here_too(tiny_corpus, tmp_path, monkeypatch, capfd, mistake):
+    """Without the imports of a process, which take longer than all else."""
+    arguments, told = MISTAKES[mistake]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main(["train", *tiny_run(tiny_corpus, Path("run")), *arguments])
+    assert_one_line(*capfd.readouterr(), told)
+    assert os.listdir(tmp_path) == []
+
+
+def assert_one_line(stdout, stderr, told):
+    assert stdout == ""
+    assert stderr.startswith("vie-pretrain: ")
+    assert stderr.count("\n") == 1, stderr
+    assert stderr.endswith("\n")
+    assert told in stderr
 
 
 def test_join_makes_a_hybrid(tmp_path, capsys):
