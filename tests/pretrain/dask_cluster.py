@@ -46,10 +46,14 @@ def wait_until(condition):
 
 
 class Cluster:
-    """A scheduler and its workers, as a lab starts them."""
+    """A scheduler and its workers, as a lab starts them.
 
-    def __init__(self, folder, workers=0, allowed_failures=3):
+    Without nannies nobody takes the place of a worker that died, which would import everything anew.
+    """
+
+    def __init__(self, folder, workers=0, allowed_failures=3, nannies=True):
         self.allowed_failures = allowed_failures
+        self.nannies = [] if nannies else ["--no-nanny"]
         self.folder, self.address = folder, str(folder / "scheduler.json")
         (folder / "fake/decord").mkdir(parents=True)
         (folder / "fake/decord/__init__.py").write_text(TREACHEROUS)
@@ -65,7 +69,8 @@ class Cluster:
             self.add_worker(self.paths)
 
     def add_worker(self, paths):
-        return self.start("worker", paths, f"--scheduler-file={self.address}", "--nthreads=1", "--no-dashboard")
+        given = [f"--scheduler-file={self.address}", "--nthreads=1", "--no-dashboard", *self.nannies]
+        return self.start("worker", paths, *given)
 
     def start(self, kind, paths, *arguments):
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -1,11 +1,11 @@
 """Preparation by real Dask clusters, whose processes are killed."""
 
 import csv
+import multiprocessing
 import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,7 +20,7 @@ from pretrain.preparation.shard_task import ShardTask, make_shard
 from pretrain.preparation.shard_writer import source_key
 from pretrain.preparation.store import store
 from pretrain.preparation.worker_pool import Job
-from tests.pretrain.dask_cluster import PATIENCE, REPOSITORY, Cluster, wait_until
+from tests.pretrain.dask_cluster import PATIENCE, Cluster, wait_until
 from tests.videos import write_video
 from vie.errors import VieError
 from vie.video.shards import Shards
@@ -30,7 +30,7 @@ pytest.importorskip("distributed")
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    with Cluster(tmp_path_factory.mktemp("cluster"), workers=2) as cluster:
+    with Cluster(tmp_path_factory.mktemp("cluster"), workers=2, nannies=False) as cluster:
         yield cluster
 
 
@@ -149,20 +149,13 @@ def test_bad_videos_and_decoders_cost_no_other_video(cluster, ten, tmp_path):
 
 def test_a_killed_driver_is_taken_up(cluster, ten, tmp_path):
     job = Waiting(ten, tmp_path)
-    code = """
-import sys
-from pretrain.preparation.inputs import list_videos
-from pretrain.preparation.prepare import PrepareConfig, prepare
-prepare(list_videos(sys.argv[1]), sys.argv[2], PrepareConfig(short_side=64, shard_videos=2, cluster=sys.argv[3]))
-"""
-    driver = subprocess.Popen(
-        [sys.executable, "-c", code, job.source, job.out, cluster.address],
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        stderr=subprocess.DEVNULL,
-    )
+    # From the server of forks: it shares no more with this process than one of its own, and has its imports.
+    context = multiprocessing.get_context("forkserver")
+    driver = context.Process(target=run, args=(job.source, job.out), kwargs={"cluster": cluster.address})
+    driver.start()
     wait_until(job.others_are_done)
     driver.kill()
-    driver.wait()
+    driver.join()
     before = contents(job.out)
     job.go.touch()
     wait_until(lambda: list(job.out.glob(".unplaced-*/*/*.parquet")))  # the worker finishes what nobody waits for
@@ -173,7 +166,7 @@ prepare(list_videos(sys.argv[1]), sys.argv[2], PrepareConfig(short_side=64, shar
 
 
 def test_a_worker_killed_half_way_costs_nothing(cluster, ten, tmp_path):
-    """After those that need both workers, as the one that takes its place is slow to begin."""
+    """After those that need both workers, as nobody takes its place."""
     job = Waiting(ten, tmp_path)
     job.start(cluster)
     wait_until(job.others_are_done)
