@@ -4,6 +4,7 @@ import csv
 import fcntl
 import gc
 import json
+import multiprocessing
 import os
 import re
 import resource
@@ -277,21 +278,15 @@ def test_a_killed_run_leaves_nothing_half_written_and_is_taken_up(tmp_path):
     write_video(source / "00.mp4", frames=40, height=240, width=320)
     for i in range(1, 40):
         shutil.copy(source / "00.mp4", source / f"{i:02d}.mp4")
-    code = f"""
-from pretrain.preparation.inputs import list_videos
-from pretrain.preparation.prepare import PrepareConfig, prepare
-if __name__ == "__main__":
-    prepare(list_videos({str(source)!r}), {str(out)!r}, PrepareConfig(short_side=64, workers=2, shard_videos=4))
-"""
-    (tmp_path / "script.py").write_text(code)
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen(
-        [sys.executable, tmp_path / "script.py"], env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+    # From the server of forks: it shares no more with this process than one of its own, and has its imports.
+    process = multiprocessing.get_context("forkserver").Process(
+        target=run, args=(source, out), kwargs={"shard_videos": 4}
     )
-    wait_until(lambda: (out / "shard-000001.parquet").exists() or process.poll() is not None, 60)
+    process.start()
+    wait_until(lambda: (out / "shard-000001.parquet").exists() or not process.is_alive(), 60)
     helpers = children(process.pid)
     process.kill()
-    process.wait()
+    process.join()
     assert not (out / "index.parquet").exists(), "the run was over before it could be killed"
     wait_until(lambda: not any(alive(helper) for helper in helpers), 20)
 
