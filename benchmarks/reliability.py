@@ -16,13 +16,14 @@ TITLES = {
         "Several ranks are one",
         "The greatest difference between a job of several ranks and one of one, over gloo on the CPU: losses, "
         "gradients, labels and bank of nine steps in float64 (`tests/distributed/test_ranks.py`), and every tensor of "
-        "a checkpoint after twelve steps under torchrun in float32, whose rounding it is, batch norm held still "
-        "(`test_training.py`).",
+        "a checkpoint after twelve steps of whole jobs in float32, whose rounding it is, batch norm held still "
+        "(`test_training.py`; forked: as torchrun starts them, without it).",
     ),
     "kills": (
         "Killed and continued",
-        "Runs that SIGKILL ended at random times, each several times, and that the same command took up again, against "
-        "runs that nothing ended: the greatest difference of any number in the last checkpoint.",
+        "Runs that SIGKILL ended at steps drawn at random, in their midst or between them, each run several times, and "
+        "that the same command took up again, against runs that nothing ended: the greatest difference of any number "
+        "in the last checkpoint.",
     ),
     "jobs": (
         "Faults of jobs",

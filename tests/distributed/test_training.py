@@ -181,27 +181,26 @@ def test_what_a_rank_cannot_read_is_named_and_has_no_part(tiny_corpus, tmp_path)
 @pytest.mark.long
 @pytest.mark.parametrize("size", [1, 2])
 def test_killed_at_any_step_it_goes_on_exactly(tiny_corpus, tmp_path, size, table):
-    """At 20 times drawn at random, in the middle of steps or between them, and killed again when it goes on."""
+    """After 20 steps drawn at random, in the middle of the next or before it, and killed again when it goes on."""
     settings = ["local_aggregation.steps=20", "monitor.checkpoint_every=3", "monitor.knn_every=0", "monitor.labels=[]"]
     whole, run, chance = tmp_path / "whole", tmp_path / "run", random.Random(size)
     train(size, tiny_corpus, whole, *settings)
-    kills = 0
-    while kills < 20:
+    drawn = chance.sample(range(23), 20)
+    for first in range(0, 20, 4):
         shutil.rmtree(run, ignore_errors=True)
         killed_after: list[int] = []
-        for _ in range(4):
+        for wanted in sorted(drawn[first : first + 4]):
             process = start(size, tiny_corpus, run, *settings, SLOW="0.1")
-            deadline, wanted = time.time() + 60, chance.randrange(24)
+            deadline = time.time() + 60
             while time.time() < deadline and process.poll() is None and steps_taken(run) < wanted:
                 time.sleep(0.01)
             time.sleep(chance.random() / 8)
-            if process.poll() is None:
-                killed_after.append(steps_taken(run))
+            assert process.poll() is None
+            killed_after.append(steps_taken(run))
             subprocess.run(["pkill", "-KILL", "-f", f"run={run}( |$)"], check=False)
             process.communicate()
         train(size, tiny_corpus, run, *settings)
         difference = assert_same(whole, run, steps=24)
-        kills += len(killed_after)
         steps = ", ".join(map(str, killed_after))
         table("kills", ranks=size, **{"killed after steps": steps, "of": 24, "greatest difference": difference})
 
