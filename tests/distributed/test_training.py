@@ -85,22 +85,12 @@ def two(tiny_corpus, tmp_path_factory) -> Path:
     return run
 
 
-@pytest.mark.parametrize(
-    ("launch", "size", "layout"),
-    [
-        (train, 2, "replicated"),
-        pytest.param(torchrun, 2, "replicated", marks=pytest.mark.long),
-        pytest.param(torchrun, 4, "sharded", marks=pytest.mark.long),
-    ],
-)
-def test_several_ranks_are_one(still, tiny_corpus, tmp_path, launch, size, layout, table):
-    """Forked here, as torchrun starts those of the next test, which learn the same until one is killed."""
+@pytest.mark.parametrize(("size", "layout"), [(2, "replicated"), pytest.param(4, "sharded", marks=pytest.mark.long)])
+def test_several_ranks_are_one(still, tiny_corpus, tmp_path, size, layout, table):
     run = tmp_path / "run"
-    launch(size, tiny_corpus, run, f"bank.layout={layout}", STILL="1")
+    torchrun(size, tiny_corpus, run, f"bank.layout={layout}", STILL="1")
     difference = assert_same(still, run, atol=ROUNDING)
-    table(
-        "ranks", ranks=size, case=f"{'torchrun' if launch is torchrun else 'forked'}, {layout}", checkpoint=difference
-    )
+    table("ranks", ranks=size, case=f"torchrun, {layout}", checkpoint=difference)
     for one, other in zip(read_history(still), read_history(run), strict=True):
         assert one["step"] == other["step"]
         assert other.get("loss", 0) == pytest.approx(one.get("loss", 0), abs=ROUNDING)
