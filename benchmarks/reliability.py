@@ -16,8 +16,8 @@ TITLES = {
         "Several ranks are one",
         "The greatest difference between a job of several ranks and one of one, over gloo on the CPU: losses, "
         "gradients, labels and bank of nine steps in float64 (`tests/distributed/test_ranks.py`), and every tensor of "
-        "a checkpoint after twelve steps of whole jobs in float32, whose rounding it is, batch norm held still "
-        "(`test_training.py`; forked: as torchrun starts them, without it).",
+        "a checkpoint after twelve steps under torchrun in float32, whose rounding it is, batch norm held still "
+        "(`test_training.py`).",
     ),
     "kills": (
         "Killed and continued",
