@@ -26,8 +26,11 @@ FREE = (
     "baseline.steps",
     "bank.layout",
     "runtime.device",
+    "runtime.mode",
+    "runtime.threads",
 )
-"""Settings that may differ when a run is continued, besides the monitor's: they change no step that was taken."""
+"""Settings that may differ when a run is continued, besides the monitor's: they change no step that was taken, and of
+those to come the rounding at most."""
 
 
 def check_same_run(run: Path, config: Config, corpus: Corpus, facts: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain.config import Config, RuntimeConfig
 from pretrain.objective import cluster_sizes
@@ -23,6 +24,9 @@ Precision = Literal["fp32", "bf16"]
 Forward = Callable[[Tensor], Tensor]
 
 logger = logging.getLogger(__name__)
+
+PLAIN_NORMS = {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm}
+"""Batch norms that do nothing else."""
 
 TRUNK_STRIDE = 32
 """Pixels of the crop for each place of the last feature map."""
@@ -142,7 +146,17 @@ def synchronise_batch_norm(network: nn.Module, device: torch.device) -> None:
     """Makes batch norm take its statistics over the clips of all ranks; raises ``VieError`` where it cannot."""
     if device.type != "cuda":
         raise VieError(f"runtime.sync_batch_norm needs GPUs, and the device is {device}: set it to false")
-    nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    own = {type(module) for module in network.modules() if isinstance(module, _BatchNorm)} - PLAIN_NORMS
+    strange = sorted(kind.__name__ for kind in own if not kind.__module__.startswith("timm."))
+    if strange:
+        raise VieError(
+            f"runtime.sync_batch_norm would replace {', '.join(strange)} by PyTorch's own batch norm: set it to false"
+        )
+    convert = nn.SyncBatchNorm.convert_sync_batchnorm
+    if own:
+        # timm's hold an activation, which PyTorch's conversion would drop.
+        from timm.layers import convert_sync_batchnorm as convert
+    convert(network)
 
 
 def use_channels_last(model: nn.Module, device: torch.device) -> None:

@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 from pretrain.config import RuntimeConfig
-from pretrain.runtime import resolve_device, resolve_precision, training_forward, use_channels_last, warn_if_slow
+from pretrain.runtime import (
+    resolve_device,
+    resolve_precision,
+    synchronise_batch_norm,
+    training_forward,
+    use_channels_last,
+    warn_if_slow,
+)
 from tests.conftest import NEEDS_GPU
 from tests.pretrain.test_train import trained
 from vie import VieError, create_model
@@ -93,6 +100,19 @@ def test_cuda_graph_needs_a_gpu(mode, tiny_corpus, tmp_path):
         trained(tiny_corpus, tmp_path / "run", f"runtime.mode={mode}")
 
 
+def test_a_run_goes_on_in_another_mode(tiny_corpus, tmp_path):
+    """So that one that was begun on one GPU in cuda_graph, which several ranks cannot take, goes on there."""
+    job = trained(tiny_corpus, tmp_path / "run")
+    longer = trained(
+        tiny_corpus,
+        tmp_path / "run",
+        "runtime.mode=compile",
+        f"runtime.threads={torch.get_num_threads()}",
+        "local_aggregation.steps=8",
+    )
+    assert (job.step, longer.step) == (12, 12)
+
+
 def test_auto_takes_the_gpu_if_there_is_one():
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -131,3 +151,24 @@ def test_slow_versions_are_named(model, torch_version, cudnn, layout, precision,
     if warns:
         assert torch_version in caplog.text
         assert f"{cudnn // 10000}.{cudnn // 100 % 100}.{cudnn % 100}" in caplog.text
+
+
+def test_synchronised_batch_norm_keeps_the_activations_of_timm():
+    timm = pytest.importorskip("timm")
+    plain = timm.create_model("efficientnet_lite0")
+    activations = [type(norm.act) for norm in plain.modules() if isinstance(norm, timm.layers.BatchNormAct2d)]
+    synchronise_batch_norm(plain, torch.device("cuda"))
+    synchronised = [norm for norm in plain.modules() if isinstance(norm, nn.SyncBatchNorm)]
+    assert [type(norm.act) for norm in synchronised] == activations
+    assert nn.ReLU6 in activations
+
+
+def test_synchronised_batch_norm_refuses_what_it_would_change():
+    class Scaled(nn.BatchNorm2d):
+        pass
+
+    with pytest.raises(VieError, match="would replace Scaled by PyTorch's own batch norm: set it to false"):
+        synchronise_batch_norm(nn.Sequential(Scaled(3)), torch.device("cuda"))
+    network = nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4))
+    synchronise_batch_norm(network, torch.device("cuda"))
+    assert isinstance(network[1], nn.SyncBatchNorm)
