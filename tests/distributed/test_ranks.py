@@ -6,10 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pretrain import similarities
-from pretrain.config import BankConfig, InstanceRecognitionConfig, LocalAggregationConfig
+from pretrain.config import BankConfig, InstanceRecognitionConfig, LocalAggregationConfig, RuntimeConfig
 from pretrain.objective import Objective
+from pretrain.runtime import training_forward
 from tests.distributed.processes import on_ranks
-from vie import MemoryBank, VieError, cluster, neighbours
+from vie import MemoryBank, VieError, cluster, create_model, neighbours
 from vie.bank import PADDING
 from vie.distributed import ALONE, Ranks
 
@@ -71,6 +72,30 @@ def steps(ranks: Ranks, sharded: bool, noise: int | None) -> dict[str, Tensor]:
     }
 
 
+def of_network() -> dict[str, Tensor]:
+    """Loss and gradients of the network itself over one batch, as the trainer calls it; batch norm is held still."""
+    ranks = Ranks.of_job()
+    torch.manual_seed(0)
+    stream = create_model("vie_single_r18", width=4, embed_dim=DIM).double().eval()
+    forward = training_forward(stream, RuntimeConfig(precision="fp32"), (), torch.device("cpu"))
+    objective = Objective(
+        MemoryBank(INSTANCES, DIM, seed=4).double(),
+        BankConfig(),
+        InstanceRecognitionConfig(steps=1, noise=None),
+        LocalAggregationConfig(steps=0),
+        seed=1,
+        steps_per_epoch=1,
+    )
+    pictures = torch.randn(BATCH, 3, 1, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    part = slice(ranks.rank * BATCH // ranks.size, (ranks.rank + 1) * BATCH // ranks.size)
+    loss = objective.loss(forward(pictures[part]), torch.arange(BATCH)[part], 0)
+    (loss * ranks.size).backward()
+    return {
+        "losses": ranks.sum(loss.detach()),
+        "gradients": torch.cat([parameter.grad.flatten() for parameter in stream.parameters()]),
+    }
+
+
 def ask(sharded: bool) -> dict[str, Tensor]:
     """What a bank answers to questions that differ between ranks."""
     ranks = Ranks.of_job()
@@ -103,6 +128,7 @@ def everything() -> dict[str, dict[str, Tensor]]:
         **{name: train(**settings) for name, settings in RUNS.items()},
         **{f"ask {layout}": ask(layout == "sharded") for layout in ("sharded", "replicated")},
         "clusters": {"labels": cluster_shares(20)},
+        "network": of_network(),
     }
 
 
@@ -130,6 +156,7 @@ def test_one_rank_learns(alone):
         assert alone[name]["gradients"].abs().amax(dim=(1, 2)).min() > 1e-3
         assert not torch.equal(alone[name]["labels"][0], alone[name]["labels"][-1])
     assert all(len(run.unique()) == 20 for run in alone["clusters"]["labels"])
+    assert alone["network"]["gradients"].abs().max() > 1e-3
 
 
 def test_both_layouts_are_one(alone):
@@ -145,7 +172,7 @@ def test_a_bank_too_large_for_one_product_is_the_same(alone, case):
         torch.testing.assert_close(alone[case][name], value, atol=1e-9, rtol=1e-9)
 
 
-@pytest.mark.parametrize("case", [*RUNS, "ask sharded", "ask replicated", "clusters"])
+@pytest.mark.parametrize("case", [*RUNS, "network", "ask sharded", "ask replicated", "clusters"])
 def test_several_ranks_are_one(together, alone, case, table):
     for found in together:
         assert found[case].keys() == alone[case].keys()
@@ -153,7 +180,7 @@ def test_several_ranks_are_one(together, alone, case, table):
             torch.testing.assert_close(
                 found[case][name], value, atol=1e-9, rtol=1e-9, msg=lambda t, n=name: f"{n}: {t}"
             )
-    if case in RUNS:
+    if case in (*RUNS, "network"):
         worst = {
             name: max((found[case][name] - alone[case][name]).abs().max().item() for found in together)
             for name in ("losses", "gradients", "labels", "bank")

@@ -88,10 +88,10 @@ class Stream(nn.Module):
         return self.pool(self.forward_features(clip))
 
     def embed(self, pooled: Tensor) -> Tensor:
-        """Projects pooled features (B, num_features) to unit vectors (B, embed_dim) in float32."""
+        """Projects pooled features (B, num_features) to unit vectors (B, embed_dim) in float32 at least."""
         projected = self.head(pooled.to(self.head.weight.dtype))
         with torch.autocast(projected.device.type, enabled=False):
-            return F.normalize(projected.float(), dim=1)
+            return F.normalize(projected.to(torch.promote_types(projected.dtype, torch.float32)), dim=1)
 
     def forward(self, clip: Tensor) -> Tensor:
         """Embeds a normalised clip (B, 3, T, H, W) as unit vectors (B, embed_dim)."""
