@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 
 from pretrain.cli import main
+from pretrain.preparation.cluster import _make_on_worker
 from pretrain.preparation.corpus_folder import package_versions
 from pretrain.preparation.inputs import list_videos
 from pretrain.preparation.prepare import PrepareConfig, prepare
@@ -246,6 +247,17 @@ def test_a_machine_with_other_packages_says_so(ten, tmp_path):
         with pytest.raises(VieError, match=f"a worker of the cluster has {package} .*, the driver has 9.9: install"):
             make_shard(other)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_that_is_a_daemon_may_have_processes(ten, tmp_path):
+    """As a nanny's is, which the workers of the shared cluster lack."""
+    context = multiprocessing.get_context("forkserver")
+    worker = context.Process(target=_make_on_worker, args=(a_task(ten, tmp_path),), daemon=True)
+    worker.start()
+    worker.join(PATIENCE)
+    assert worker.exitcode == 0
+    (made,) = tmp_path.iterdir()
+    assert len(list(made.glob("shard-*.parquet"))) == 1
 
 
 def test_a_machine_that_sees_other_files_says_so(ten, tmp_path):
