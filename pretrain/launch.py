@@ -8,8 +8,16 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from vie.distributed import Ranks
+from vie.stopping import StoppedError
+
 PATIENCE = timedelta(hours=2)
-"""How long ranks wait for each other: the first alone tests the network meanwhile. torchrun ends all when one ends."""
+"""How long ranks wait for each other: the first alone tests the network meanwhile.
+
+It is not how long they wait for a dead one. torchrun ends the ranks of its own node when one of them dies. Those of
+other nodes end at their next exchange over gloo, whose connection is closed. Over NCCL, of which no test knows it,
+whatever started the nodes should end them all (``srun --kill-on-bad-exit``).
+"""
 
 
 @contextlib.contextmanager
@@ -24,6 +32,13 @@ def process_group() -> Iterator[None]:
     else:
         backend = "gloo"
     dist.init_process_group(backend, timeout=PATIENCE)
-    yield
+    try:
+        yield
+    except StoppedError:
+        # All stop after the same step, but the first alone puts the checkpoint in its place: a node that ended before
+        # could have the others killed. Where a rank has failed at it, that one says why.
+        with contextlib.suppress(RuntimeError):
+            Ranks.of_job().largest(torch.zeros(()))
+        raise
     # Not where a rank has failed: the others wait for it elsewhere, and its end is what tells torchrun.
     dist.destroy_process_group()
