@@ -1,7 +1,9 @@
 """A web server on this machine, with the faults that a test asks for."""
 
 import contextlib
+import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -87,6 +89,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send_error(status)
         return True
 
+    def stay_silent(self, seconds: float) -> bool:
+        time.sleep(seconds)
+        self.close_connection = True
+        return True
+
     def log_message(self, *_: object) -> None:
         """Says nothing."""
 
@@ -102,3 +109,10 @@ def serving(folder: Path, ranges: bool = True, fault: Fault | None = None) -> It
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[int]:
+    """The port of a server that is connected to, by the system in its place, and never says a word."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as server:
+        yield server.getsockname()[1]

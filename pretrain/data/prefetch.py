@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item", covariant=True)
 
 TIMEOUT = 300.0
-"""Seconds after which workers are held to hang: a step's clips take less than one."""
+"""Seconds after which workers are held to hang: a step's clips take less than one. A server that does not answer is
+given up before, by ``vie.video.remote``, and named."""
 
 LOOK_EVERY = 5.0
 """Seconds after which whoever waits for an item looks whether its worker is alive."""

@@ -1,5 +1,6 @@
 """Shards behind URLs: in fsspec's memory, and on a web server of this machine."""
 
+import asyncio
 import contextlib
 import io
 import multiprocessing
@@ -10,16 +11,20 @@ import fsspec
 import numpy as np
 import pytest
 import torch
+from fsspec.asyn import AsyncFileSystem
 
 import vie.video.remote as module
+from pretrain.data.prefetch import TIMEOUT
 from pretrain.data.readers import ShardReader
-from tests.server import serving
+from tests.server import serving, silent
 from vie.errors import UnreachableError, VieError
 from vie.video import Shards
 from vie.video.cache import Cache
 from vie.video.remote import RemoteFile, RemotePath, SeekableFile
 
 BLOCK = 5_000
+PATIENCE = 3  # seconds until a server that should have been given up speaks
+WAITS = module.WAITS
 
 
 @pytest.fixture(autouse=True)
@@ -185,6 +190,46 @@ def test_a_server_that_is_gone(tiny_corpus, cache):
         shards = Shards(server.url, cache)
     with pytest.raises(UnreachableError, match="cannot be fetched"):
         shards.decode(0, [0])
+
+
+def test_a_server_that_says_nothing(tiny_corpus, cache, monkeypatch):
+    with serving(tiny_corpus, fault=lambda handler, name: name.endswith(".tar") and handler.stay_silent(0.5)) as server:
+        shards = Shards(server.url, cache)
+        monkeypatch.setattr(module, "SILENCE", 0.1)
+        with pytest.raises(UnreachableError, match=r"shard-000000\.tar cannot be fetched \(.*[Tt]imeout.*the server"):
+            shards.decode(0, [0])
+    with silent() as port:
+        url = f"http://127.0.0.1:{port}/corpus"
+        with pytest.raises(UnreachableError, match=rf"{url}/\S+ cannot be fetched \(.*[Tt]imeout.*the server"):
+            Shards(url, cache)
+
+
+def test_another_kind_of_server_that_says_nothing(cache, monkeypatch):
+    class Silent(AsyncFileSystem):
+        async def _info(self, path, **options):
+            assert not options, "packages are not given what they do not know"
+            if path.endswith("index.parquet"):
+                await asyncio.sleep(PATIENCE)
+            return {"name": path, "size": BLOCK, "type": "file"}
+
+        async def _cat_file(self, path, start=None, end=None, **options):
+            assert not options
+            await asyncio.sleep(PATIENCE)
+
+    fsspec.register_implementation("silent", Silent, clobber=True)
+    monkeypatch.setattr(module, "ANSWER", 0.1)
+    late = r"cannot be fetched \(FSTimeoutError\).*the server"
+    with pytest.raises(UnreachableError, match=rf"silent://corpus/index\.parquet {late}"):
+        Shards("silent://corpus", cache)
+    file = RemoteFile(RemotePath("silent://corpus", Cache(cache)) / "x.tar")
+    with pytest.raises(UnreachableError, match=rf"silent://corpus/x\.tar {late}"):
+        file.read(0, 1)
+
+
+def test_a_silent_server_is_given_up_before_the_worker_that_waits_for_it():
+    tries = len(WAITS) + 1
+    for seconds in (2 * module.SILENCE, module.ANSWER):  # fsspec asks web servers in two ways
+        assert tries * seconds + sum(WAITS) < 0.75 * TIMEOUT
 
 
 def test_missing_and_short_shards_are_damage(tiny_corpus, tmp_path, cache):

@@ -12,6 +12,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem
 
 from vie.errors import UnreachableError, VieError
 from vie.video.cache import Cache
@@ -24,6 +25,15 @@ RUN = 16
 
 WAITS = (0.5, 2.0, 8.0)
 """Seconds before each further try to fetch something."""
+
+SILENCE = 20.0
+"""Seconds for which a web server may be silent: a bound on all of an answer would also end whole shards that are still
+coming, from servers without ranges. All tries, of two requests each, must take well less than
+``pretrain.data.prefetch.TIMEOUT``: beyond it the worker that waits would be held to hang, not the server."""
+
+ANSWER = 45.0
+"""Seconds in which any other server that is asked asynchronously (s3, gs, abfs) answers, however often its own package
+tries: s3fs by itself waits for seven minutes. For all tries, as ``SILENCE``."""
 
 _VERSIONS = (
     "ETag",
@@ -84,7 +94,7 @@ class RemoteFile:
         """
         self._path = path
         self._cache = path.cache
-        about = self._try(lambda files, name: files.info(name))
+        about = self._try(lambda files, name, limit: files.info(name, **limit))
         if about.get("size") is None:
             raise VieError(f"{path}: the server does not say how large it is: copy the corpus to another, or to disk")
         self.size = int(about["size"])
@@ -123,7 +133,7 @@ class RemoteFile:
             begin, stop = first * BLOCK, min(end * BLOCK, self.size)
             self._cache.check_room(min(BLOCK, self.size))
             content = self._try(
-                lambda files, name: _exactly(files.cat_file(name, begin, stop), stop - begin, self.size)
+                lambda files, name, limit: _exactly(files.cat_file(name, begin, stop, **limit), stop - begin, self.size)
             )
             if len(content) > stop - begin:  # a server without ranges sends all of it
                 self._ranges = False
@@ -138,12 +148,12 @@ class RemoteFile:
         for number in range(-(-len(content) // BLOCK)):
             self._cache.write(f"{self.version} {first + number}", content[number * BLOCK : (number + 1) * BLOCK])
 
-    def _try(self, ask: "Callable[[fsspec.AbstractFileSystem, str], Found]") -> Found:
+    def _try(self, ask: "Callable[[fsspec.AbstractFileSystem, str, dict[str, float]], Found]") -> Found:
         for wait in (*WAITS, None):
             try:
                 # Asked for anew each time, from fsspec's own store: one made before a fork is of no use after it.
-                files, root = fsspec.url_to_fs(self._path.url)
-                return ask(files, _inside(files, root, self._path.name))
+                files, root, limit = _open(self._path.url)
+                return ask(files, _inside(files, root, self._path.name), limit)
             except ImportError as error:
                 raise VieError(
                     f"{self._path}: a package is missing ({error}): pip install 'vie[remote]' for http, s3fs for s3, "
@@ -189,6 +199,18 @@ class SeekableFile(io.RawIOBase):
         content = self._file.read(self._place, left if size is None or size < 0 else min(size, left))
         self._place += len(content)
         return content
+
+
+def _open(url: str) -> tuple[fsspec.AbstractFileSystem, str, dict[str, float]]:
+    """The file system, its name of the folder, and what every call of it is given, so that none waits for ever."""
+    if url.startswith(("http://", "https://")):
+        from aiohttp import ClientTimeout
+
+        # An option of every request: those of the client stay as fsspec is configured, as credentials may be there.
+        timeout = ClientTimeout(total=300, connect=SILENCE, sock_read=SILENCE)  # in total as aiohttp has it
+        return *fsspec.url_to_fs(url, timeout=timeout), {}
+    files, root = fsspec.url_to_fs(url)
+    return files, root, {"timeout": ANSWER} if isinstance(files, AsyncFileSystem) else {}
 
 
 def _inside(files: fsspec.AbstractFileSystem, root: str, name: str) -> str:
