@@ -285,6 +285,7 @@ def test_a_killed_run_leaves_nothing_half_written_and_is_taken_up(tmp_path):
     process.start()
     wait_until(lambda: (out / "shard-000001.parquet").exists() or not process.is_alive(), 60)
     helpers = children(process.pid)
+    assert helpers, "none that could outlive the run"
     process.kill()
     process.join()
     assert not (out / "index.parquet").exists(), "the run was over before it could be killed"

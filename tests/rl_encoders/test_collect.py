@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import signal
 import time
 from pathlib import Path
 
@@ -139,6 +140,7 @@ def test_a_killed_command_goes_on(tmp_path, capsys):
             break
         time.sleep(0.005)
     process.join()
+    assert process.exitcode == -signal.SIGKILL, "the command ended before it could be killed"
     assert 4 <= len(list(open_trajectories(str(out)))) < 40
     main(command)
     assert "40 episodes of 240 steps" in capsys.readouterr().out

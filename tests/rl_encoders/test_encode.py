@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import signal
 import time
 from pathlib import Path
 
@@ -122,6 +123,7 @@ def test_a_killed_command_goes_on(written, source, tmp_path, capsys):
             break
         time.sleep(0.01)
     process.join()
+    assert process.exitcode == -signal.SIGKILL, "the command ended before it could be killed"
     main(command)
     told = capsys.readouterr().out
     assert f"{sum(LENGTHS)} frames of 3 episodes are encoded" in told
