@@ -3,6 +3,7 @@
 STILL=1: batch norm stays in eval mode, as it sees each rank's own clips, so that only then several ranks are one.
 KILL=STEP:RANK:SIGNAL: a rank sends itself a signal in the middle of a step.
 SLOW=SECONDS: every step takes so long.
+LATE=SECONDS: the first rank waits so long before it puts a checkpoint in its place.
 """
 # ruff: noqa: E402
 
@@ -18,6 +19,7 @@ gc.disable()  # until the imports are done, which are most of a short run, and i
 
 from torch import Tensor, nn
 
+from pretrain.checkpoint import Checkpoints
 from pretrain.cli import main
 from pretrain.objective import Objective
 
@@ -43,7 +45,15 @@ def run(arguments: list[str]) -> None:
             os.kill(os.getpid(), signal.Signals[kill_signal])
         return loss(self, embedding, instances, step)
 
+    finish = Checkpoints.finish
+
+    def late(self: Checkpoints) -> None:
+        if self._writing is not None and self.ranks.rank == 0:
+            time.sleep(float(os.environ.get("LATE", "0")))
+        finish(self)
+
     Objective.loss = interrupted  # type: ignore[method-assign]
+    Checkpoints.finish = late  # type: ignore[method-assign]
     main(arguments)
 
 

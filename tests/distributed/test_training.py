@@ -4,11 +4,15 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,10 +22,10 @@ from pretrain.failures import FAILURES_NAME, read_failures
 from pretrain.settings import parse_config
 from pretrain.train import STOPPED_NAME, Trainer
 from tests.conftest import tiny_run
-from tests.distributed.processes import command_on_ranks
+from tests.distributed.processes import command_on_ranks, free_port
 from tests.pretrain.test_clips import damaged
 from vie import MemoryBank, load
-from vie.history import read_history
+from vie.history import HISTORY_NAME, read_history
 
 ROOT = Path(__file__).parents[2]
 RUNNER = Path(__file__).with_name("runner.py")
@@ -30,16 +34,51 @@ ROUNDING = 1e-5
 """Of float32 weights after these steps; without it, test_ranks compares one step's loss, gradient, bank and labels."""
 
 
-def start(size: int, corpus: Path, run: Path, *settings: str, **environment: str) -> "subprocess.Popen[str]":
-    ranks = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"] if size > 1 else []
-    command = [sys.executable, *ranks, str(RUNNER), "train", *tiny_run(corpus, run, *settings)]
+def start(
+    size: int, corpus: Path, run: Path, *settings: str, options: Sequence[str] = (), **environment: str
+) -> "subprocess.Popen[str]":
+    """Begins one process, or a torchrun with its options and so many ranks of its own."""
+    ranks = ["-m", "torch.distributed.run", *(options or ["--standalone"]), f"--nproc-per-node={size}"]
+    command = [sys.executable, *(ranks if size > 1 or options else [])]
+    command += [str(RUNNER), "train", *tiny_run(corpus, run, *settings)]
     given = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
     return subprocess.Popen(command, env=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def torchrun(size: int, corpus: Path, run: Path, *settings: str, fails: bool = False, **environment: str) -> str:
+def start_nodes(corpus: Path, run: Path, *settings: str, **environment: str) -> "list[subprocess.Popen[str]]":
+    """Begins a torchrun for each of two nodes of one rank, as ``docs/slurm.sh`` does."""
+    options = ["--nnodes=2", "--rdzv-id=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}"]
+    return [start(1, corpus, run, *settings, options=options, **environment) for _ in range(2)]
+
+
+def wait_until(true: Callable[[], bool], *processes: "subprocess.Popen[str]") -> None:
+    """Waits for what running processes do."""
+    deadline = time.time() + 120
+    while not true():
+        assert time.time() < deadline
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.01)
+
+
+def steps_taken(run: Path, before: int | None = None) -> int:
+    """-1 while the record is one that was there before: who goes on begins anew, without the steps taken in vain."""
+    if inode(run / HISTORY_NAME) in (None, before):
+        return -1
+    return max((row["step"] for row in read_history(run)), default=0)
+
+
+def inode(path: Path) -> int | None:
+    return path.stat().st_ino if path.exists() else None
+
+
+def kill(run: Path) -> None:
+    """Ends all processes of a run, also those whose torchrun has ended."""
+    subprocess.run(["pkill", "-KILL", "-f", f"run={run}( |$)"], check=False)
+
+
+def torchrun(size: int, corpus: Path, run: Path, *settings: str, fails: bool = False, **given: Any) -> str:
     """Carries a run out and returns what it wrote to stderr."""
-    process = start(size, corpus, run, *settings, **environment)
+    process = start(size, corpus, run, *settings, **given)
     _, written = process.communicate(timeout=300)
     assert (process.returncode != 0) == fails, written
     return written
@@ -118,6 +157,39 @@ def test_a_killed_rank_ends_the_job_and_other_numbers_of_ranks_go_on(still, tiny
     )
 
 
+@pytest.mark.long
+def test_two_nodes_are_one(still, tiny_corpus, tmp_path, table):
+    run = tmp_path / "run"
+    for node in start_nodes(tiny_corpus, run, STILL="1"):
+        _, written = node.communicate(timeout=300)
+        assert node.returncode == 0, written
+    table("ranks", ranks=2, case="torchrun, two nodes", checkpoint=assert_same(still, run, atol=ROUNDING))
+
+
+@pytest.mark.long
+def test_a_killed_rank_ends_the_other_node(still, tiny_corpus, tmp_path, table):
+    run = tmp_path / "run"
+    nodes = start_nodes(tiny_corpus, run, STILL="1", KILL="7:1:SIGKILL")
+    try:
+        wait_until(lambda: any(node.poll() is not None for node in nodes))
+        written = [node.communicate(timeout=60)[1] for node in nodes]
+    finally:
+        kill(run)
+    assert all(node.returncode for node in nodes)
+    other, killed = sorted(written, key=lambda text: "SIGKILL" in text)
+    assert "SIGKILL" in killed
+    assert "SIGKILL" not in other
+    assert re.search("Connection (closed|reset) by peer", other), other
+    train(2, tiny_corpus, run, STILL="1")
+    difference = assert_same(still, run, atol=ROUNDING)
+    table(
+        "jobs",
+        fault="one node of two killed",
+        outcome="both ended within a minute, SIGKILL named by one and its closed connection by the other; 2 went on, "
+        f"differing by {difference}",
+    )
+
+
 def test_two_ranks_go_on_exactly(two, tiny_corpus, tmp_path):
     run = tmp_path / "run"
     train(2, tiny_corpus, run, KILL="8:0:SIGKILL", fails=True)
@@ -148,6 +220,56 @@ def test_asked_to_stop_it_keeps_the_step(two, tiny_corpus, tmp_path, launch, siz
         assert_same(two, run)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "options"), [("SIGTERM", []), ("SIGUSR1", ["--signals-to-handle=SIGTERM,SIGINT,SIGUSR1"])]
+)
+def test_torchrun_hands_on_what_asks_to_stop(two, tiny_corpus, tmp_path, name, options, table):
+    """To its ranks and to the workers that read for them: one that this ends is started again for the step."""
+    run, settings = tmp_path / "run", ["monitor.checkpoint_every=0", "data.workers=1"]
+    launched = start(2, tiny_corpus, run, *settings, options=["--standalone", *options], SLOW="0.5")
+    try:
+        wait_until(lambda: steps_taken(run) >= 2, launched)
+        launched.send_signal(signal.Signals[name])
+        _, written = launched.communicate(timeout=60)
+    finally:
+        kill(run)
+    assert launched.returncode
+    (step,) = {int(step) for step in re.findall(rf"stopped at step (\d+) by {name}", written)}
+    assert 2 < step < STEPS
+    assert sorted(path.name for path in (run / FOLDER_NAME).iterdir())[-1] == f"step-{step:09d}"
+    assert (run / STOPPED_NAME).exists()
+    torchrun(2, tiny_corpus, run, *settings, options=["--standalone", *options])
+    assert not (run / STOPPED_NAME).exists()
+    difference = assert_same(two, run)
+    table("jobs", fault=f"{name} to the torchrun of two", outcome=f"step kept; 2 went on, differing by {difference}")
+
+
+@pytest.mark.long
+def test_asked_to_stop_no_node_ends_before_all_is_kept(two, tiny_corpus, tmp_path, table):
+    """As ``srun --kill-on-bad-exit`` kills the others then."""
+    run = tmp_path / "run"
+    nodes = start_nodes(tiny_corpus, run, "monitor.checkpoint_every=0", SLOW="0.5", LATE="5")
+    try:
+        wait_until(lambda: steps_taken(run) >= 2, *nodes)
+        for node in nodes:
+            node.send_signal(signal.SIGTERM)
+        wait_until(lambda: any(node.poll() is not None for node in nodes))
+    finally:
+        kill(run)
+    written = "".join(node.communicate()[1] for node in nodes)
+    (step,) = {int(step) for step in re.findall(r"stopped at step (\d+) by SIGTERM", written)}
+    assert sorted(path.name for path in (run / FOLDER_NAME).iterdir())[-1] == f"step-{step:09d}"
+    assert (run / STOPPED_NAME).exists()
+    train(2, tiny_corpus, run)
+    difference = assert_same(two, run)
+    table(
+        "jobs",
+        fault="SIGTERM to two nodes, SIGKILL to both when one has ended",
+        outcome=f"step kept; 2 went on, differing by {difference}",
+    )
+
+
 def test_what_a_rank_cannot_read_is_named_and_has_no_part(tiny_corpus, tmp_path):
     """Two ranks with their clips missing are one rank that misses them all."""
     corpus = damaged(tiny_corpus, tmp_path / "corpus", 5, 30)
@@ -175,28 +297,34 @@ def test_killed_at_any_step_it_goes_on_exactly(tiny_corpus, tmp_path, size, tabl
     settings = ["local_aggregation.steps=20", "monitor.checkpoint_every=3", "monitor.knn_every=0", "monitor.labels=[]"]
     whole, run, chance = tmp_path / "whole", tmp_path / "run", random.Random(size)
     train(size, tiny_corpus, whole, *settings)
-    drawn = chance.sample(range(23), 20)
-    for first in range(0, 20, 4):
+    for drawn in apart(chance):
         shutil.rmtree(run, ignore_errors=True)
         killed_after: list[int] = []
-        for wanted in sorted(drawn[first : first + 4]):
+        for wanted in drawn:
+            kept = max((int(path.name[5:]) for path in (run / FOLDER_NAME).glob("step-?????????")), default=0)
+            before = inode(run / HISTORY_NAME)
+            least = max(wanted, kept + 1) if wanted else -1
             process = start(size, tiny_corpus, run, *settings, SLOW="0.1")
-            deadline = time.time() + 60
-            while time.time() < deadline and process.poll() is None and steps_taken(run) < wanted:
-                time.sleep(0.01)
+            wait_until(lambda before=before, least=least: steps_taken(run, before) >= least, process)
             time.sleep(chance.random() / 8)
             assert process.poll() is None
-            killed_after.append(steps_taken(run))
-            subprocess.run(["pkill", "-KILL", "-f", f"run={run}( |$)"], check=False)
+            kill(run)
             process.communicate()
+            killed_after.append(max(0, steps_taken(run)))
+            assert steps_taken(run, before) >= least
         train(size, tiny_corpus, run, *settings)
         difference = assert_same(whole, run, steps=24)
         steps = ", ".join(map(str, killed_after))
         table("kills", ranks=size, **{"killed after steps": steps, "of": 24, "greatest difference": difference})
 
 
-def steps_taken(run: Path) -> int:
-    return max((row["step"] for row in read_history(run)), default=0)
+def apart(chance: random.Random) -> list[list[int]]:
+    """Twenty different steps for five runs, those of one so far apart that each is killed after another one."""
+    while True:
+        drawn = chance.sample(range(23), 20)
+        runs = [sorted(drawn[first : first + 4]) for first in range(0, 20, 4)]
+        if all(later - step >= 3 for steps in runs for step, later in pairwise(steps)):
+            return runs
 
 
 @pytest.mark.parametrize(
