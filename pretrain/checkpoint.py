@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any, cast
 
 import torch
@@ -23,6 +24,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
+from pretrain.checkpoint_writer import Writer
 from pretrain.launch import PATIENCE
 from vie.distributed import Ranks
 from vie.errors import VieError
@@ -77,6 +79,8 @@ class Checkpoints:
         # Of its own, as checkpoints are written beside the steps, which exchange in their own order.
         self._group = None if alone else cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=PATIENCE))
         self._writing: tuple[Path, dict[str, Any], Future[Any]] | None = None
+        self._host: dict[str, Tensor] = {}
+        self._removing: Thread | None = None
 
     def __enter__(self) -> None:
         """For the time in which checkpoints are written: what ends it, well or not, waits for the last one."""
@@ -85,7 +89,11 @@ class Checkpoints:
                 shutil.rmtree(left)
 
     def __exit__(self, *_: object) -> None:
-        self.finish()
+        try:
+            self.finish()
+        finally:
+            if self._removing is not None:
+                self._removing.join()
 
     def latest(self) -> Path | None:
         """The newest complete checkpoint, as the first rank sees it: a shared file system may show others less."""
@@ -98,21 +106,17 @@ class Checkpoints:
         """Begins to write a checkpoint; the tensors may change as soon as this returns.
 
         Raises:
-            VieError: The one before could not be written.
+            VieError: The one before could not be written, or this one cannot be begun.
         """
         self.finish()
         target = self._of_step(step)
         partial = target.with_name(target.name + PARTIAL)
-        if self.ranks.rank == 0:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True, exist_ok=True)
-        tensors = {name: _whole(_copied(value), self._saving) for name, value in state.items()}
         try:
-            writing = dcp.async_save(
-                tensors,
-                storage_writer=dcp.HuggingFaceStorageWriter(str(partial), save_distributed=True),
-                process_group=self._group,
-            )
+            if self.ranks.rank == 0:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True, exist_ok=True)
+            tensors = {name: _whole(self._copied(name, value), self._saving) for name, value in state.items()}
+            writing = dcp.async_save(tensors, storage_writer=Writer(partial), process_group=self._group)
         except FAULTS as error:
             self._give_up(partial, error)
         self._writing = (target, {"format": FORMAT, "step": step, **facts}, cast("Future[Any]", writing))
@@ -134,22 +138,43 @@ class Checkpoints:
                 _sync_folder(partial)
                 partial.rename(target)
                 _sync_folder(self.folder)
-                for old in _complete(self.folder)[: -self.keep]:
-                    shutil.rmtree(old)
+                self._remove_old()
         except FAULTS as error:
             self._give_up(partial, error)
-
-    def _of_step(self, step: int) -> Path:
-        return self.folder / f"step-{step:09d}"
 
     def poll(self) -> None:
         """Puts a checkpoint in its place if it has been written by now."""
         if self._writing is not None and self._writing[2].done():
             self.finish()
 
+    def _remove_old(self) -> None:
+        """In a thread, as large files take their time; what a killed process leaves of them is no checkpoint."""
+        for old in _complete(self.folder)[: -self.keep]:
+            gone = old.rename(old.with_name(old.name + PARTIAL))
+            if self._removing is not None:
+                self._removing.join()
+            self._removing = Thread(target=shutil.rmtree, args=(gone,), kwargs={"ignore_errors": True})
+            self._removing.start()
+
+    def _of_step(self, step: int) -> Path:
+        return self.folder / f"step-{step:09d}"
+
+    def _copied(self, name: str, value: Tensor | Divided) -> Tensor | Divided:
+        """A copy in the host's memory, which the next checkpoint takes again: fresh memory costs more than the copy."""
+        tensor = value.part if isinstance(value, Divided) else value
+        kept = self._host.get(name)
+        if kept is None or (kept.shape, kept.dtype) != (tensor.shape, tensor.dtype):
+            kept = self._host[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
+        kept.copy_(tensor.detach())
+        return replace(value, part=kept) if isinstance(value, Divided) else kept
+
     def _give_up(self, partial: Path, error: BaseException) -> None:
         if self.ranks.rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, CheckpointException):
+            for fault, _ in error.failures.values():
+                if isinstance(fault, VieError):
+                    raise fault from error
         cause = (str(error) or type(error).__name__).strip().splitlines()[-1]
         raise VieError(
             f"the checkpoint cannot be written to {self.folder} ({cause}): "
@@ -197,13 +222,6 @@ def _unreadable(path: Path, error: BaseException) -> VieError:
     return VieError(
         f"{path} cannot be read ({cause}): delete it to go on from the one before, or start in a new folder"
     )
-
-
-def _copied(value: Tensor | Divided) -> Tensor | Divided:
-    """A copy in the host's memory."""
-    if isinstance(value, Divided):
-        return replace(value, part=value.part.detach().to("cpu", copy=True).contiguous())
-    return value.detach().to("cpu", copy=True).contiguous()
 
 
 def _complete(folder: Path) -> list[Path]:
