@@ -1,7 +1,6 @@
 import csv
 import json
 import pickle
-import resource
 import shutil
 import signal
 from pathlib import Path
@@ -13,14 +12,17 @@ import torch
 import yaml
 from torch import Tensor
 
-from pretrain.checkpoint import FACTS_NAME, FOLDER_NAME
+from pretrain.checkpoint import FACTS_NAME, FOLDER_NAME, Checkpoints
+from pretrain.config import OptimConfig
 from pretrain.failures import FAILURES_NAME
 from pretrain.monitor import METRICS_NAME, Monitor
 from pretrain.objective import Objective
+from pretrain.optim import learning_rate
 from pretrain.settings import parse_config
 from pretrain.train import Trainer
 from tests.conftest import rewrite_index, tiny_run
 from tests.distributed.processes import command_on_ranks
+from tests.pretrain.test_checkpoint import SlowDisk, contents, full_disk
 from tests.pretrain.test_clips import damaged
 from vie import VieError, load
 from vie.files import locked
@@ -221,20 +223,6 @@ class TestGuards:
         with locked(one.run, one.ranks), pytest.raises(VieError, match="another process"):
             other.train()
 
-    def test_full_disk(self, tiny_corpus, tmp_path, table):
-        limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-        job = trainer(tiny_corpus, tmp_path / "run")
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-        try:
-            with pytest.raises(VieError, match="free some space") as caught:
-                job.train()
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        assert "\n" not in str(caught.value)
-        assert not list(job.run.rglob("*.partial"))
-        table("jobs", fault="disk full at a checkpoint", outcome=f"ended: {told(caught.value, tmp_path)}; no half file")
-
 
 class TestInterrupted:
     @pytest.mark.parametrize("step", [2, IR_STEPS, 8, 11])
@@ -278,6 +266,34 @@ class TestInterrupted:
         stages = [json.loads((each / METRICS_NAME).read_text()) for each in (run, finished.run)]
         assert stages[0]["stages"] == stages[1]["stages"]
         assert stages[0]["results"] == stages[1]["results"]
+
+    def test_steps_are_taken_while_a_checkpoint_is_written(self, finished, tiny_corpus, tmp_path, monkeypatch):
+        """That of step 5, on a disk that is as slow as two steps; and it holds the state of its own step."""
+        run = tmp_path / "run"
+        end_step, waiting = Objective.end_step, []
+        with monkeypatch.context() as patch:
+            disk = SlowDisk(patch)
+            disk.release.set()
+            job = trainer(tiny_corpus, run, "monitor.checkpoints=9")
+
+            def end(self: Objective, *arguments: Tensor) -> None:
+                if job.step == 4:
+                    disk.release.clear()
+                elif job.step == 7:
+                    waiting.extend(path.name for path in (run / FOLDER_NAME).iterdir())
+                    disk.release.set()
+                end_step(self, *arguments)
+
+            patch.setattr(Objective, "end_step", end)
+            job.train()
+        assert sorted(waiting) == ["step-000000004", "step-000000005.partial"]
+        assert_same_state(job, finished)
+        for later in ("step-000000010", "step-000000012"):
+            shutil.rmtree(run / FOLDER_NAME / later)
+        second = trainer(tiny_corpus, run)
+        assert second.step == 5
+        second.train()
+        assert_same_state(second, finished)
 
     def test_killed(self, finished, tiny_corpus, tmp_path):
         """By the system, in the middle of the step after next of a checkpoint."""
@@ -347,6 +363,118 @@ class TestInterrupted:
         assert not trace.exists()
         shutil.rmtree(newest)
         assert trainer(tiny_corpus, run).step == 10
+
+
+def told(error: BaseException, folder: Path) -> str:
+    """Its words, without the folder of a test."""
+    assert "\n" not in str(error)
+    return str(error).replace(str(folder), "…")
+
+
+class TestFaults:
+    """What was kept before is as it was, and the same command goes on from it."""
+
+    KEPT = "; the checkpoint before as it was, continued bit-equal"
+
+    def goes_on(self, finished: Trainer, corpus: Path, run: Path, step: int) -> None:
+        assert not list(run.rglob("*.partial"))
+        second = trainer(corpus, run)
+        assert second.step == step
+        second.train()
+        assert_same_state(second, finished)
+        assert (run / METRICS_NAME).read_bytes() == (finished.run / METRICS_NAME).read_bytes()
+        assert {path.name for path in run.iterdir()} == {path.name for path in finished.run.iterdir()}
+
+    def test_disk_full_before_the_first_checkpoint(self, finished, tiny_corpus, tmp_path, table):
+        run = tmp_path / "run"
+        job = trainer(tiny_corpus, run)
+        with full_disk() as limit:
+            limit(4096)
+            with pytest.raises(VieError, match="free some space") as caught:
+                job.train()
+        self.goes_on(finished, tiny_corpus, run, 0)
+        outcome = f"ended: {told(caught.value, tmp_path)}; begun again, bit-equal"
+        table("jobs", fault="disk full before the first checkpoint", outcome=outcome)
+
+    def test_disk_full_while_a_checkpoint_is_written(self, finished, tiny_corpus, tmp_path, monkeypatch, table):
+        run = tmp_path / "run"
+        save, before = Checkpoints.save, {}
+        with monkeypatch.context() as patch, full_disk() as limit:
+
+            def fill(self: Checkpoints, step: int, *arguments: Any) -> None:
+                if step == 10:
+                    before.update(contents(self.folder))
+                    limit(max(map(len, before.values())) // 2)
+                save(self, step, *arguments)
+
+            patch.setattr(Checkpoints, "save", fill)
+            with pytest.raises(VieError, match=r"the checkpoint cannot be written .*: free some space") as caught:
+                trained(tiny_corpus, run)
+        assert {Path(name).parent.name for name in before} == {"step-000000004", "step-000000005"}
+        assert contents(run / FOLDER_NAME) == before
+        self.goes_on(finished, tiny_corpus, run, 5)
+        assert measurements(run) == measurements(finished.run)
+        outcome = f"ended: {told(caught.value, tmp_path)}{self.KEPT}"
+        table("jobs", fault="disk full while a checkpoint is written", outcome=outcome)
+
+    def test_disk_full_after_a_checkpoint(self, finished, tiny_corpus, tmp_path, monkeypatch, table):
+        """At the encoder of a stage, which is kept after the stage's checkpoint."""
+        run = tmp_path / "run"
+        keep_stage, before = Monitor.keep_stage, {}
+        with monkeypatch.context() as patch, full_disk() as limit:
+
+            def fill(self: Monitor, stage: str, *arguments: Any) -> Any:
+                if stage == "ir":
+                    before.update(contents(run / FOLDER_NAME))
+                    limit(4096)
+                return keep_stage(self, stage, *arguments)
+
+            patch.setattr(Monitor, "keep_stage", fill)
+            with pytest.raises(VieError, match=r"cannot be written .*: free some space") as caught:
+                trained(tiny_corpus, run)
+        assert {Path(name).parent.name for name in before} == {"step-000000004"}
+        assert contents(run / FOLDER_NAME) == before
+        self.goes_on(finished, tiny_corpus, run, 4)
+        assert measurements(run) == measurements(finished.run)
+        outcome = f"ended: {told(caught.value, tmp_path)}{self.KEPT}"
+        table("jobs", fault="disk full while the encoder of a stage is written", outcome=outcome)
+
+    @pytest.mark.parametrize("log_every", [1, 50])
+    def test_loss_is_no_number_before_the_first_checkpoint(self, tiny_corpus, tmp_path, log_every, table):
+        job = trainer(tiny_corpus, tmp_path / "run", "optim.lr=1e30", f"monitor.log_every={log_every}")
+        with pytest.raises(VieError, match=r"the loss is nan at step \d+: lower optim\.lr") as caught:
+            job.train()
+        # Nothing that has gone wrong is kept.
+        assert not (job.run / FOLDER_NAME).exists()
+        assert {path.name for path in job.run.glob("encoder-*")} == {"encoder-random"}
+        fault = f"loss is no number before the first checkpoint, log_every={log_every}"
+        table("jobs", fault=fault, outcome=f"ended: {told(caught.value, tmp_path)}; nothing of it kept")
+
+    @pytest.mark.parametrize("log_every", [1, 50])
+    @pytest.mark.parametrize("step", [7, 9], ids=["between", "before a checkpoint"])
+    def test_no_number_after_a_checkpoint(self, finished, tiny_corpus, tmp_path, monkeypatch, step, log_every, table):
+        """One step spoils the weights; if a checkpoint follows it at once, no loss has shown it yet."""
+        run = tmp_path / "run"
+        before = {}
+        with monkeypatch.context() as patch:
+            job = trainer(tiny_corpus, run, f"monitor.log_every={log_every}")
+
+            def spoil(config: OptimConfig, at: int) -> float:
+                if at != step:
+                    return learning_rate(config, at)
+                job.checkpoints.finish()
+                before.update(contents(run / FOLDER_NAME))
+                return float("nan")
+
+            patch.setattr("pretrain.train.learning_rate", spoil)
+            with pytest.raises(VieError, match=r"no number|the loss is nan at step \d+.* lower optim\.lr") as caught:
+                job.train()
+        assert {Path(name).parent.name for name in before} == {"step-000000004", "step-000000005"}
+        assert contents(run / FOLDER_NAME) == before
+        self.goes_on(finished, tiny_corpus, run, 5)
+        what = "weights are no numbers at a checkpoint" if step == 9 else "loss is no number after a checkpoint"
+        outcome = f"ended: {told(caught.value, tmp_path)}{self.KEPT}"
+        table("jobs", fault=f"{what}, log_every={log_every}", outcome=outcome)
 
 
 class _Touch:
@@ -471,22 +599,7 @@ class TestCorpora:
             torch.testing.assert_close(cached[name], tensor, atol=1e-3, rtol=0)
 
 
-def told(error: BaseException, folder: Path) -> str:
-    """Its words, without the folder of a test."""
-    return str(error).replace(str(folder), "…")
-
-
 class TestRefused:
-    @pytest.mark.parametrize("log_every", [1, 50])
-    def test_loss_that_is_no_number(self, tiny_corpus, tmp_path, log_every, table):
-        job = trainer(tiny_corpus, tmp_path / "run", "optim.lr=1e30", f"monitor.log_every={log_every}")
-        with pytest.raises(VieError, match=r"the loss is nan at step \d+: lower optim\.lr") as caught:
-            job.train()
-        # Nothing that has gone wrong is kept.
-        assert not (job.run / FOLDER_NAME).exists()
-        assert {path.name for path in job.run.glob("encoder-*")} == {"encoder-random"}
-        table("jobs", fault=f"loss is no number, looked at every {log_every}", outcome=f"ended: {caught.value}")
-
     def test_too_few_videos_for_a_batch(self, tiny_corpus, tmp_path):
         with pytest.raises(VieError, match=r"48 training instances do not fill a batch of 64"):
             trainer(tiny_corpus, tmp_path / "run", "data.batch_size=64")
