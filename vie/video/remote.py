@@ -26,14 +26,17 @@ RUN = 16
 WAITS = (0.5, 2.0, 8.0)
 """Seconds before each further try to fetch something."""
 
+CONNECTING = 10.0
+"""Seconds in which a web server takes a connection."""
+
 SILENCE = 20.0
 """Seconds for which a web server may be silent: a bound on all of an answer would also end whole shards that are still
 coming, from servers without ranges. All tries, of two requests each, must take well less than
 ``pretrain.data.prefetch.TIMEOUT``: beyond it the worker that waits would be held to hang, not the server."""
 
 ANSWER = 45.0
-"""Seconds in which any other server that is asked asynchronously (s3, gs, abfs) answers, however often its own package
-tries: s3fs by itself waits for seven minutes. For all tries, as ``SILENCE``."""
+"""Seconds in which any other server that is asked asynchronously (s3, gs, abfs) answers with up to ``RUN`` blocks,
+however often its own package tries: s3fs by itself waits for seven minutes. For all tries, as ``SILENCE``."""
 
 _VERSIONS = (
     "ETag",
@@ -132,9 +135,13 @@ class RemoteFile:
                 return [block]
             begin, stop = first * BLOCK, min(end * BLOCK, self.size)
             self._cache.check_room(min(BLOCK, self.size))
-            content = self._try(
-                lambda files, name, limit: _exactly(files.cat_file(name, begin, stop, **limit), stop - begin, self.size)
-            )
+
+            def fetched(files: fsspec.AbstractFileSystem, name: str, limit: dict[str, float]) -> bytes:
+                # By name: s3fs has the version of an object first.
+                content = files.cat_file(name, start=begin, end=stop, **limit)
+                return _exactly(content, stop - begin, self.size)
+
+            content = self._try(fetched)
             if len(content) > stop - begin:  # a server without ranges sends all of it
                 self._ranges = False
                 self._cache.check_room(self.size)
@@ -207,7 +214,7 @@ def _open(url: str) -> tuple[fsspec.AbstractFileSystem, str, dict[str, float]]:
         from aiohttp import ClientTimeout
 
         # An option of every request: those of the client stay as fsspec is configured, as credentials may be there.
-        timeout = ClientTimeout(total=300, connect=SILENCE, sock_read=SILENCE)  # in total as aiohttp has it
+        timeout = ClientTimeout(total=300, connect=CONNECTING, sock_read=SILENCE)  # in total as aiohttp has it
         return *fsspec.url_to_fs(url, timeout=timeout), {}
     files, root = fsspec.url_to_fs(url)
     return files, root, {"timeout": ANSWER} if isinstance(files, AsyncFileSystem) else {}
