@@ -111,11 +111,11 @@ class Checkpoints:
         self.finish()
         target = self._of_step(step)
         partial = target.with_name(target.name + PARTIAL)
+        tensors = {name: _whole(self._copied(name, value), self._saving) for name, value in state.items()}
         try:
             if self.ranks.rank == 0:
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True, exist_ok=True)
-            tensors = {name: _whole(self._copied(name, value), self._saving) for name, value in state.items()}
             writing = dcp.async_save(tensors, storage_writer=Writer(partial), process_group=self._group)
         except FAULTS as error:
             self._give_up(partial, error)

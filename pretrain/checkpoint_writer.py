@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
@@ -14,6 +15,8 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from vie.errors import VieError
+from vie.files import readable_like_folder
+from vie.weights import one_line
 
 
 class Writer(dcp.HuggingFaceStorageWriter):
@@ -37,6 +40,7 @@ class Writer(dcp.HuggingFaceStorageWriter):
 
         Raises:
             VieError: A tensor holds what is no number.
+            OSError: The disk is full.
         """
         tensors: dict[str, Tensor] = {}
         offsets = {}
@@ -49,7 +53,12 @@ class Writer(dcp.HuggingFaceStorageWriter):
         if tensors:
             path = self._folder / f"shard-{plan.storage_data['shard_index']:05d}.safetensors"
             # As HuggingFaceStorageReader expects it.
-            save_file(tensors, path, {"DCP_SHARDING_INFO": json.dumps(offsets), "DCP_VERSION": "1.0", "format": "pt"})
+            facts = {"DCP_SHARDING_INFO": json.dumps(offsets), "DCP_VERSION": "1.0", "format": "pt"}
+            try:
+                save_file(tensors, path, facts)
+            except SafetensorError as error:
+                raise OSError(one_line(error)) from None  # which any version can send to the other ranks
+            readable_like_folder(path)
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
         written: Future[list[WriteResult]] = Future()
@@ -63,6 +72,5 @@ def _check_numbers(tensors: dict[str, Tensor]) -> None:
         # Least and greatest take no memory, and are NaN where anything is.
         if tensor.is_floating_point() and tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
             raise VieError(
-                f"{name} is no number after the last step, and is not kept: lower optim.lr, or set "
-                "runtime.precision=fp32"
+                f"{name} is no number, and no checkpoint is made of it: lower optim.lr, or set runtime.precision=fp32"
             )

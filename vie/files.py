@@ -23,11 +23,17 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         write(partial)
+        readable_like_folder(partial)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def readable_like_folder(path: Path) -> None:
+    """Lets those read and write a file who may do so in its folder: safetensors keeps what it writes to its owner."""
+    path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
