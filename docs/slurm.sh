@@ -11,7 +11,7 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 # To the steps of the job two minutes before its end; torchrun hands it on to its ranks. USR1 would end torchrun itself,
-# without `--signals-to-handle=SIGTERM,SIGUSR1`.
+# without `--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1`.
 #SBATCH --signal=TERM@120
 set -u
 

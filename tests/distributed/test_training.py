@@ -222,7 +222,7 @@ def test_asked_to_stop_it_keeps_the_step(two, tiny_corpus, tmp_path, launch, siz
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("name", "options"), [("SIGTERM", []), ("SIGUSR1", ["--signals-to-handle=SIGTERM,SIGINT,SIGUSR1"])]
+    ("name", "options"), [("SIGTERM", []), ("SIGUSR1", ["--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"])]
 )
 def test_torchrun_hands_on_what_asks_to_stop(two, tiny_corpus, tmp_path, name, options, table):
     """To its ranks and to the workers that read for them: one that this ends is started again for the step."""

@@ -100,8 +100,8 @@ def test_cuda_graph_needs_a_gpu(mode, tiny_corpus, tmp_path):
         trained(tiny_corpus, tmp_path / "run", f"runtime.mode={mode}")
 
 
-def test_a_run_goes_on_in_another_mode(tiny_corpus, tmp_path):
-    """So that one that was begun on one GPU in cuda_graph, which several ranks cannot take, goes on there."""
+def test_another_mode_is_no_other_run(tiny_corpus, tmp_path):
+    """One that was begun on one GPU in cuda_graph, which several ranks cannot take, goes on there."""
     job = trained(tiny_corpus, tmp_path / "run")
     longer = trained(
         tiny_corpus,
