@@ -29,7 +29,7 @@ def fails(fault: str, run: Path) -> dict[str, torch.Tensor | str]:
     with checkpoints:
         checkpoints.save(5, filled(ranks, 0.5), {})
         checkpoints.finish()
-        second = filled(ranks, 1)
+        second = filled(ranks, 1.0)
         if ranks.rank == 1 and fault == "no number":
             bank = second["bank"]
             assert isinstance(bank, Divided)
@@ -44,7 +44,7 @@ def fails(fault: str, run: Path) -> dict[str, torch.Tensor | str]:
         except VieError as error:
             told = str(error)
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    read = filled(ranks, 1)
+    read = filled(ranks, 1.0)
     checkpoints.load(run / "checkpoints" / "step-000000005", read)
     bank = read["bank"]
     assert isinstance(bank, Divided)
