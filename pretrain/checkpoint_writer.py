@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from vie.errors import VieError
-from vie.files import readable_like_folder
+from vie.files import give_usual_mode
 from vie.weights import one_line
 
 
@@ -58,7 +58,7 @@ class Writer(dcp.HuggingFaceStorageWriter):
                 save_file(tensors, path, facts)
             except SafetensorError as error:
                 raise OSError(one_line(error)) from None  # which any version can send to the other ranks
-            readable_like_folder(path)
+            give_usual_mode(path)
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
         written: Future[list[WriteResult]] = Future()

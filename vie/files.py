@@ -9,6 +9,9 @@ from pathlib import Path
 from vie.distributed import Ranks
 from vie.errors import VieError
 
+_UMASK = os.umask(0o022)  # asked by setting it, so once, before there are threads
+os.umask(_UMASK)
+
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Writes a file under a partial name beside it and renames it once it is on the disk.
@@ -23,7 +26,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         write(partial)
-        readable_like_folder(partial)
+        give_usual_mode(partial)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -31,9 +34,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def readable_like_folder(path: Path) -> None:
-    """Lets those read and write a file who may do so in its folder: safetensors keeps what it writes to its owner."""
-    path.chmod(path.parent.stat().st_mode & 0o666)
+def give_usual_mode(path: Path) -> None:
+    """Gives a file the mode of any that this process writes: safetensors keeps its own to their owner."""
+    path.chmod(0o666 & ~_UMASK)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
