@@ -79,20 +79,23 @@ def collect(
             together = environments[: episodes - writer.episodes]
             numbers = range(number, number + len(together))
             tried = threads.map(partial(_try, policy, first.seed), together, numbers)
+            broken: EpisodeError | None = None
             for number, found in zip(numbers, tried, strict=True):
                 if isinstance(found, EpisodeError):
                     failed[f"episode {number}"] = str(found)
                     logger.warning("%s; it is left out", found)
                     faults += 1
                     if faults == MOST_FAULTS:
-                        raise VieError(
-                            f"{faults} episodes on end failed ({found}); {writer.episodes} are in {out}, and the same "
-                            "command goes on from there"
-                        ) from found
+                        broken = found
                 else:
                     writer.write(found.trajectory, number, found.seed, found.success)
                     faults = 0
                     bar.update()
+            if broken is not None:  # once what went well beside it is written
+                raise VieError(
+                    f"{MOST_FAULTS} episodes on end failed ({broken}); {writer.episodes} are in {out}, and the same "
+                    "command goes on from there"
+                ) from broken
             number += 1
         return CollectReport(writer.episodes, writer.steps, writer.successes, failed)
 

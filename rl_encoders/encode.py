@@ -70,6 +70,11 @@ def encode(
                 encoder.cached(clips)
             frames += len(pixels)
     after = encoder.cache.statistics()
+    if (gone := before.entries + after.misses - before.misses - after.entries) > 0:
+        logger.warning(
+            "%s holds %d bytes, too few: %d features were pushed out again; make one anew with a larger cache_bytes",
+            *(encoder.cache.folder, encoder.cache.limit_bytes, gone),
+        )
     return EncodeReport(len(dataset) - len(failed), frames, after.hits - before.hits, failed)
 
 

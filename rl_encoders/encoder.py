@@ -105,7 +105,7 @@ class VisualEncoder(nn.Module):
         # What torch.vmap runs over cannot be compared, and so not found again.
         if self.trunk.is_trained or torch.compiler.is_compiling() or torch._C._functorch.is_batchedtensor(clips):
             return self.encode(clips)
-        key = self.feature_fingerprint(), self.cache and self.cache.folder
+        key = self.feature_fingerprint(), self.cache and (self.cache.folder, self.kept_dtype)
         return encoded_once(key, clips, self.encode if self.cache is None else self.cached)
 
     def cached(self, clips: Tensor) -> Tensor:
@@ -157,9 +157,10 @@ class VisualEncoder(nn.Module):
         """The learned part alone: vectors (B, output_dim) of what ``features`` gave for each camera."""
         vectors = [self._pool(number)(kept) for number, kept in enumerate(features)]
         joined = torch.cat([vector.unflatten(0, (-1, self.heads.history)).flatten(1) for vector in vectors], dim=1)
-        joined = self.project(joined)
+        # Whatever a host's autocast makes of pools: agents keep vectors in buffers of float32.
+        joined = self.project(joined).float()
         if proprio is not None:
-            joined = torch.cat([joined, self.proprio_project(proprio)], dim=1)
+            joined = torch.cat([joined, self.proprio_project(proprio).float()], dim=1)
         return joined.detach() if detach else joined
 
     @property

@@ -22,7 +22,7 @@ from vie import VieError
 MODES = ("frozen", "partial", "finetune")
 CACHED = {"float32": torch.float32, "float16": torch.float16}
 
-SIZED = ("timm", "torchvision:", "hf")
+SIZED = ("timm:", "timm_", "torchvision:", "hf:", "hf_")
 """Sources whose networks may be built for pictures of one size, and have to be told."""
 
 

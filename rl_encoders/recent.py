@@ -10,6 +10,9 @@ from torch import Tensor
 BUDGET = 2**28
 """Bytes of pixels and features that are remembered, of all encoders together; a larger batch is not."""
 
+PER_KEY = 8
+"""Batches that are remembered of one key, as every new one is compared with them: now and next of four cameras."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
@@ -79,5 +82,7 @@ def _remember(seen: _Seen) -> None:
         return
     with _LOCK:
         _SEEN.append(seen)
+        if len(alike := [each for each in _SEEN if each.key == seen.key]) > PER_KEY:
+            _SEEN.remove(alike[0])
         while sum(each.bytes for each in _SEEN) > BUDGET:
             del _SEEN[0]

@@ -83,13 +83,17 @@ def run_episode(world: World, act: Act, name: str, seed: int, options: Mapping[s
         options: Of its reset.
 
     Raises:
-        EpisodeError: The environment fails, or the action does not fit it; names the episode.
+        EpisodeError: The environment or the policy fails, or the action does not fit; names the episode.
         VieError: What it gave is no whole episode.
     """
     running = _Running(world, name, seed, options)
     running.begin()
     while not running.over:
-        running.step(act(running.seen[-1]))
+        try:
+            action = act(running.seen[-1])
+        except VieError as error:
+            raise EpisodeError(f"{name}, step {len(running.actions)}: {error}") from error
+        running.step(action)
     return running.episode()
 
 

@@ -1,6 +1,7 @@
 """A network inside another library's agent: what is frozen of it is out of that library's sight, and held once."""
 
 import copy
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
@@ -12,6 +13,9 @@ from torch.optim import Optimizer
 from rl_encoders.sharing import digest, shared, summary
 from rl_encoders.tensors import Place, get, kind, owner, put
 from vie import Stream, VieError
+
+_WITHIN = threading.RLock()
+"""Held while trained tensors are within a network, which an actor's thread may share with a learner's."""
 
 Stages = Sequence[tuple[str, Sequence[str]]]
 """Of a stream, from the pixels up: the name of a stage, and those of its parameters and buffers."""
@@ -81,13 +85,14 @@ class Trunk(nn.Module):
             trained = {f"stream.{place.name}": place.tensor() for place in self._places}
             return functional_call(self._network, trained, (clip,))
         # As functional_call does, which takes longer than a small network.
-        try:
-            for place in self._places:
-                place.within[place.leaf] = place.tensor()
-            return self._network(clip)
-        finally:
-            for place in self._places:
-                place.within[place.leaf] = place.empty
+        with _WITHIN:
+            try:
+                for place in self._places:
+                    place.within[place.leaf] = place.tensor()
+                return self._network(clip)
+            finally:
+                for place in self._places:
+                    place.within[place.leaf] = place.empty
 
     @property
     def stream(self) -> Stream:

@@ -3,6 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+from vie.errors import VieError
+
 Numbers = npt.NDArray[np.float32]
 
 
@@ -20,9 +22,16 @@ def monte_carlo_returns(rewards: Numbers, gamma: float, failure_reward: float | 
 
     Returns:
         (T,) float32; computed in float64.
+
+    Raises:
+        VieError: An episode failed for ever, and gamma is 1.
     """
     sums = np.asarray(rewards, np.float64)
     if failure_reward is not None and np.allclose(sums, failure_reward):
+        if gamma >= 1:
+            raise VieError(
+                "a failure for ever has no value without a discount: give a gamma below 1, or no failure_reward"
+            )
         return np.full(len(sums), failure_reward / (1 - gamma), np.float32)
     found = np.empty(len(sums))
     ahead = 0.0

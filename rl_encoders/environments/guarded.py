@@ -67,7 +67,7 @@ def make_environment(
         seed: Of its episodes: that of ``reset()`` number k is ``episode_seed(seed, k)``.
         size: Side of the pictures in pixels.
         max_steps: After which an episode is truncated; by default as the environment has it.
-        reward: Its own; or 1 for success, which then ends the episode, and 0 before.
+        reward: Its own; or 1 for success, which then ends the episode too, and 0 before.
         timeout: Seconds that making it, a reset or a step may take.
         arguments: For its own constructor.
         parts: Of observations that are wanted, by name; it is rendered only for a picture that is. None for all.

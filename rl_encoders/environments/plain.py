@@ -44,7 +44,7 @@ class PlainEnvironment(gym.Env[Parts, npt.NDArray[np.float32]]):
             opened: The environment.
             size: Side of the pictures in pixels.
             max_steps: After which an episode is truncated; by default as the environment has it.
-            reward: Its own; or 1 for success, which then ends the episode, and 0 before.
+            reward: Its own; or 1 for success, which then ends the episode too, and 0 before.
             parts: Of observations that are wanted; it is rendered only for a picture that is. None for all.
 
         Raises:
@@ -115,7 +115,7 @@ class PlainEnvironment(gym.Env[Parts, npt.NDArray[np.float32]]):
             told = is_success(info)
             if told is None:
                 raise VieError(f"{self.name} does not tell success: use reward=task")
-            number, done = float(told), told
+            number, done = float(told), done or told
         return seen, number, done, bool(truncated) or self.steps >= self.max_steps, _small(info)
 
     def demonstrate(self, name: str) -> npt.NDArray[np.float32]:

@@ -23,10 +23,12 @@ def value_bounds(data: Sequence[Stored], gamma: float) -> tuple[float, float]:
     """Least and largest discounted sum of rewards like those of the data: r / (1 - gamma).
 
     Raises:
-        VieError: gamma is 1.
+        VieError: gamma is 1, or there is no data.
     """
     if gamma >= 1:
         raise VieError(f"a discount of {gamma} bounds no value: give one below 1")
+    if not data:
+        raise VieError("there is no data to train anew on: give dataset, or a later step in retrain.at")
     least = min(float(one.reward.min()) for one in data)
     largest = max(float(one.reward.max()) for one in data)
     return least / (1 - gamma), largest / (1 - gamma)

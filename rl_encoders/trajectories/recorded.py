@@ -51,6 +51,8 @@ def read_recordings(path: Path) -> list[Recording]:
     except (OSError, ValueError) as error:
         raise VieError(f"{path} cannot be read ({error}): give a file of D4RL (.hdf5), or .npz") from error
     names = sorted(found[1] for name in content if (found := ACTIONS.fullmatch(name)))
+    if not names:
+        raise VieError(f"{path} holds no recordings: give NAME/actions and NAME/init/... for each")
     return [_recording(path, name, content[f"{name}/actions"], _below(content, f"{name}/{STATE}")) for name in names]
 
 
@@ -61,6 +63,9 @@ def _of_hdf5(path: Path) -> list[Recording]:
         }
         names = [name for name in file.get("infos", ()) if not NO_STATE.search(name)]
         states = {name: np.asarray(file[INFOS + name][()]) for name in names}
+    told = {"timeouts"} if "timeouts" in columns else {"observations", "next_observations"}
+    if lacking := sorted({"actions", "terminals", *told} - columns.keys()):
+        raise VieError(f"{path} lacks {', '.join(lacking)}: give a file as D4RL's")
     ends = np.flatnonzero(ends_of(columns))
     starts = [0, *(ends[:-1] + 1).tolist()]
     return [

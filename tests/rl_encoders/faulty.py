@@ -54,7 +54,7 @@ class Faulty(gym.Env):
                 del seen["state"]
             if self.fault == "shape":
                 seen["state"] = np.zeros(3)
-        return seen, reward, self.fault == "none" and self.steps == 6, False, {"success": self.steps == 5}
+        return seen, reward, self.steps == {"none": 6, "falls": 3}.get(self.fault), False, {"success": self.steps == 5}
 
 
 class Endless(Faulty):

@@ -128,6 +128,29 @@ def test_episodes_that_fail_cost_no_others(tmp_path, caplog):
     broken.close()
 
 
+def test_a_policy_that_fails_is_an_episode_that_fails_and_costs_none_beside_it(tmp_path):
+    environments = [make_environment(NAME, size=40) for _ in range(6)]
+    random = make_policy(environments[0], "random")
+
+    def policy(environment, number, seed):
+        plan = random(environment, number, seed)
+
+        def act(seen):
+            if number < 3:
+                raise VieError("the way is lost")
+            return plan.act(seen)
+
+        return Plan(act)
+
+    with pytest.raises(VieError, match=r"3 episodes on end failed \(episode 2, step 0: the way is lost\); 3 are in"):
+        collect(environments, policy, 9, tmp_path, LABEL)
+    assert len(list(open_trajectories(str(tmp_path)))) == 3
+    report = collect(environments, policy, 9, tmp_path, LABEL)  # goes on after those that failed
+    assert (report.episodes, report.failed) == (9, {})
+    for environment in environments:
+        environment.close()
+
+
 def test_a_killed_command_goes_on(tmp_path, capsys):
     out = tmp_path / "set"
     command = ["collect", NAME, "--episodes", "40", "--out", str(out)]

@@ -74,14 +74,20 @@ def test_files_of_d4rl(tmp_path):
 
 
 def test_mistakes_are_named(environment, tmp_path, recorded):
+    h5py = pytest.importorskip("h5py")
     np.savez(tmp_path / "stateless.npz", **{"one/actions": ACTIONS[0]})
     np.savez(tmp_path / "other.npz", **{"one/actions": np.zeros((3, 5)), "one/init/place": np.zeros(2)})
     (tmp_path / "broken.npz").write_bytes(b"no archive")
+    np.savez(tmp_path / "empty.npz", **{"one/acts": ACTIONS[0]})
+    with h5py.File(tmp_path / "endless.hdf5", "w") as file:
+        file["actions"], file["timeouts"] = ACTIONS[0], np.zeros(len(ACTIONS[0]), bool)
     for name, message in (
         ("stateless.npz", "recording one of .*stateless.npz does not say in which state of the simulation it began"),
         ("other.npz", "recording one of .* has actions of 5 numbers where .* takes 2: give recordings of this"),
         ("broken.npz", "broken.npz cannot be read"),
         ("missing.npz", "missing.npz cannot be read"),
+        ("empty.npz", "empty.npz holds no recordings: give NAME/actions and NAME/init"),
+        ("endless.hdf5", "endless.hdf5 lacks terminals: give a file as D4RL's"),
     ):
         with pytest.raises(VieError, match=message):
             make_policy(environment, f"replay:{tmp_path / name}")

@@ -87,6 +87,16 @@ def test_what_was_encoded_ahead_is_what_an_agent_gets(written, source, tmp_path)
     assert cache.statistics().misses == before.misses
 
 
+def test_a_cache_that_is_too_small_is_told(written, source, tmp_path, caplog):
+    dataset, maps = open_dataset(str(written[0])), {"source": source, "size": 672, "pool": "attention"}
+    encode(dataset, load(**maps, cache=FeatureCache(tmp_path / "large", LIMIT)), [CAMERA])
+    assert "pushed out" not in caplog.text
+    small = FeatureCache(tmp_path / "small", 2**20)
+    encode(dataset, load(**maps, cache=small), [CAMERA])
+    assert "pushed out again; make one anew with a larger cache_bytes" in caplog.text
+    assert small.statistics().entries < sum(LENGTHS)
+
+
 def test_an_encoder_of_clips_sees_them_as_it_will_while_acting(written, tmp_path):
     folder, _ = written
     cache = FeatureCache(tmp_path / "cache", LIMIT)

@@ -404,6 +404,14 @@ class TestCache:
             seeded(**STILL, cache=FeatureCache(tmp_path, 2**24), cache_bytes=2**24)
 
 
+@pytest.mark.parametrize("pool", ["mean", "attention"])
+def test_vectors_are_float32_within_the_autocast_of_a_host(pictures, pool):
+    encoder = seeded(**STILL, pool=pool, project=8, proprio={"state": 3})
+    with torch.autocast("cpu", torch.bfloat16):
+        vector = encoder({"pixels": pictures, "state": np.zeros((len(pictures), 3), np.float32)})
+    assert vector.dtype == torch.float32
+
+
 class TestMemory:
     """Of the batches that were seen last."""
 
@@ -446,6 +454,18 @@ class TestMemory:
         encoder(pictures + 9)
         assert not any(torch.equal(each.clips[:, 0], torch.from_numpy(pictures + 9)) for each in recent._SEEN)
 
+    def test_however_long_an_agent_acts_a_picture_is_compared_with_few(self, pictures):
+        encoder, other = seeded(**STILL), seeded(**STILL, pool="attention")
+        other(pictures)
+        for shift in range(3 * recent.PER_KEY):
+            encoder(pictures + shift)
+        assert len(recent._SEEN) == recent.PER_KEY + 1
+        seen = self.count(encoder)
+        encoder(pictures + 3 * recent.PER_KEY - 1)
+        assert seen == []
+        encoder(pictures)
+        assert seen == [3]
+
     def test_threads(self, pictures):
         encoder = seeded(**STILL)
         wanted = [encoder(pictures + shift) for shift in range(6)]
@@ -453,6 +473,18 @@ class TestMemory:
         def work(number):
             order = np.random.default_rng(number).integers(0, 6, 40).tolist()
             return all(torch.equal(encoder(pictures + shift), wanted[shift]) for shift in order)
+
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(work, range(4)))
+
+    def test_threads_of_a_trained_one(self, pictures):
+        encoder = seeded(**STILL, mode="finetune").eval()
+        with torch.no_grad():
+            wanted = [encoder(pictures + shift) for shift in range(6)]
+
+        def work(number):
+            with torch.no_grad():
+                return all(torch.equal(encoder(pictures + shift), wanted[shift]) for shift in [*range(6)] * 5)
 
         with ThreadPoolExecutor(4) as pool:
             assert all(pool.map(work, range(4)))

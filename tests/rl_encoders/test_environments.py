@@ -80,6 +80,9 @@ def test_ends_and_limits_are_told_apart_and_actions_are_rescaled():
     assert (len(cut.trajectory), cut.trajectory.terminal, cut.success) == (4, False, False)
     assert won.trajectory.terminal
     assert won.trajectory.rewards.tolist() == [0, 0, 0, 0, 1]
+    with opened(NAME, reward="success", arguments={"fault": "falls"}) as environment:
+        fallen = random_episode(environment)
+    assert (len(fallen.trajectory), fallen.trajectory.terminal, fallen.success) == (3, True, False)
 
 
 def test_the_episodes_of_an_environment_follow_its_seed():

@@ -1,8 +1,10 @@
 """Monte-Carlo returns."""
 
 import numpy as np
+import pytest
 
 from rl_encoders.agents.returns import monte_carlo_returns
+from vie import VieError
 
 
 def sums(rewards, gamma):
@@ -28,6 +30,11 @@ def test_an_episode_with_success_is_counted_as_it_was():
     rewards = np.array([-5, -5, 5], np.float32)
     found = monte_carlo_returns(rewards, 0.99, failure_reward=-5.0)
     np.testing.assert_allclose(found, sums(rewards, 0.99), rtol=1e-6)
+
+
+def test_failing_for_ever_needs_a_discount():
+    with pytest.raises(VieError, match="no value without a discount: give a gamma below 1"):
+        monte_carlo_returns(np.full(7, -5, np.float32), 1.0, failure_reward=-5.0)
 
 
 def test_no_steps():
