@@ -80,9 +80,25 @@ def collect(contents: list[Content]) -> list[Record]:
     Where a task was measured on several official splits, records of the split "mean of splits" stand for all of them;
     where labels share a name before a dot (``pair.door``, ``pair.drawer``), records of ``pair.*`` do.
     """
+    _check_protocols(contents)
     records = [record for content in contents for record in _records(content)]
     records += _means(records, "split", lambda record: record._replace(split=record.split and "mean of splits"))
     return records + _means(records, "label", lambda record: record._replace(label=_family(record.label)))
+
+
+def _check_protocols(contents: list[Content]) -> None:
+    """Raises ``VieError`` where something was measured twice by other rules: no mean of these means anything."""
+    known: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for content in contents:
+        protocol = {key: value for key, value in content["protocol"].items() if key != "machine"}
+        what = content["task"], protocol["split"], content["mode"], content["encoder"]["name"], content["seed"]
+        before = known.setdefault(what, protocol)
+        if apart := sorted(key for key in before | protocol if before.get(key) != protocol.get(key)):
+            task, _, mode, encoder, seed = what
+            raise VieError(
+                f"{task}: {mode} of {encoder}, seed {seed}, is there twice, and {', '.join(apart)} differ: give results "
+                "of one protocol, or measure them under other names by --name"
+            )
 
 
 def _family(label: str) -> str:

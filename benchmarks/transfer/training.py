@@ -113,6 +113,7 @@ def train(
     clips = bench.train_clips(schedule.steps)
     labels = {column: bench.task.labels(column, bench.task.train, bench.device) for column in bench.task.classes}
     network.train()
+    loss = torch.zeros(())
     batches = stream(
         clips, range(schedule.steps), workers_for(bench.reader, bench.config.data.workers), _pins(bench.device)
     )
@@ -120,14 +121,16 @@ def train(
     for step, batch in enumerate(bar):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(rate, step)
-        frames = batch.frames.to(bench.device, non_blocking=True)
-        size, mean, std = bench.sampling.size, network.model.mean, network.model.std
-        clip = augment(frames, batch.drawn, size, batch.boxes, mean, std, bench.apply)
-        instances = torch.from_numpy(batch.instances).to(bench.device, non_blocking=True)
-        loss = summed_loss(network(clip), {column: known[instances] for column, known in labels.items()})
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        # Where no video of a batch can be read, its clips are black and nobody's.
+        if not batch.is_empty:
+            frames = batch.frames.to(bench.device, non_blocking=True)
+            size, mean, std = bench.sampling.size, network.model.mean, network.model.std
+            clip = augment(frames, batch.drawn, size, batch.boxes, mean, std, bench.apply)
+            instances = torch.from_numpy(batch.instances).to(bench.device, non_blocking=True)
+            loss = summed_loss(network(clip), {column: known[instances] for column, known in labels.items()})
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
         last = step + 1 == schedule.steps
         if last or (schedule.test_every and (step + 1) % schedule.test_every == 0):
             if not torch.isfinite(loss):

@@ -422,6 +422,18 @@ class TestTable:
         assert "| static | 1 | 95.0 | 12.0 |" in lines
         assert "| dynamic | 1 | 60.0 | 99.0 |" in lines
 
+    def test_what_was_measured_by_two_protocols_has_no_mean(self, tmp_path, capsys):
+        for name, protocol in (("a", {"clips": 3}), ("b", {"clips": 10})):
+            (tmp_path / name).mkdir()
+            self.write(tmp_path / name, "one", 0, {"shape": 70.0})
+            (file,) = (tmp_path / name).iterdir()
+            content = json.loads(file.read_text())
+            content["protocol"] |= {"machine": name, **protocol}
+            file.write_text(json.dumps(content))
+        with pytest.raises(SystemExit):
+            main(["table", str(tmp_path / "a"), str(tmp_path / "b")])
+        assert "task: linear of one, seed 0, is there twice, and clips differ" in capsys.readouterr().err
+
     def test_figure_of_the_same(self, tmp_path, capsys):
         for seed in (0, 1):
             self.write(tmp_path, "static", seed, {"digit": 95.0 + seed, "pair.a": 12.0, "pair.b": 20.0})

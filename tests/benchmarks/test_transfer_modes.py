@@ -195,6 +195,14 @@ class TestBadVideos:
         assert {row["videos"] for row in rows} == {13}
         assert "3 of 16 test videos cannot be read" in caplog.text
 
+    def test_nothing_is_learned_of_batches_that_cannot_be_read(self, tiny_corpus, encoder, tmp_path):
+        corpus = damaged(tiny_corpus, tmp_path / "corpus", *range(48))
+        bench, model = bench_for(corpus, encoder, "data.labels=[shape]", "finetune.test_every=0")
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        modes.finetune(bench, model)
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, before[name]), name
+
 
 class TestCommand:
     def command(self, corpus, source, out, *more):
