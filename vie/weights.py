@@ -1,6 +1,7 @@
 """Where weights are: the files of a saved encoder, or anyone's; and how they get into a network."""
 
 import os
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ FILES = (".safetensors", ".pth", ".pt")
 
 WRAPPERS = ("state_dict", "model_state", "model")
 """Where training frameworks put the weights in their checkpoints (Lightning, PyTorchVideo, timm and torchvision)."""
+
+WRAPPED = re.compile(r"^((module|_orig_mod)\.)+")
+"""What wrappers put before the names of weights."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,9 @@ def load_matching(model: nn.Module, weights: Mapping[str, Tensor], prefix: str =
 def read_state_dict(source: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Weights by name, on the CPU.
 
-    Of a checkpoint that holds them as ``state_dict``, ``model_state`` or ``model``, these are taken. The ``module.``
-    that PyTorch's wrappers for several devices put before names is taken off.
+    Of a checkpoint that holds them as ``state_dict``, ``model_state`` or ``model``, or under any other name if it holds
+    no others, these are taken. What PyTorch's wrappers for several devices and its compiler put before names
+    (``module.``, ``_orig_mod.``) is taken off.
 
     Args:
         source: A saved encoder (its folder or its id on the hub), a ``.safetensors`` file, or a file of ``torch.save``
@@ -96,7 +101,7 @@ def read_state_dict(source: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     path = _weights_file(source)
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
+        content: Any = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
     except Exception as error:  # damaged and hostile files raise errors of many kinds
         raise VieError(
             f"{path} cannot be read as weights ({one_line(error)}): copy it again, or save a state dict alone"
@@ -106,10 +111,21 @@ def read_state_dict(source: str | os.PathLike[str]) -> dict[str, Tensor]:
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content:
         raise VieError(f"{path} holds no weights by name: save a network's state_dict() there")
+    nested = [name for name, value in content.items() if _is_weights(value)]
+    if len(nested) > 1:
+        raise VieError(f"{path} holds weights as {list_names(list(map(str, nested)))}: save those of one of them alone")
+    if nested and not any(isinstance(value, Tensor) and value.ndim for value in content.values()):
+        content = content[nested[0]]
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise VieError(f"{path} holds a {type(value).__name__} as {name!r}, no tensor: save the state dict alone")
-    return {name.removeprefix("module."): value for name, value in content.items()}
+    return {WRAPPED.sub("", name): value for name, value in content.items()}
+
+
+def _is_weights(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not value:
+        return False
+    return all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
 
 
 def load_weights(model: nn.Module, source: str | os.PathLike[str]) -> None:

@@ -78,10 +78,11 @@ def test_reads_every_kind_of_file(tmp_path, write):
     assert all(torch.equal(value, weights[name]) for name, value in found.items())
 
 
-@pytest.mark.parametrize("wrapper", ["state_dict", "model", "model_state"])
-def test_checkpoints_are_unwrapped(tmp_path, wrapper):
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "model_state", "model_state_dict", "net", "teacher"])
+def test_checkpoints_are_unwrapped(tmp_path, wrapper, prefix):
     weights = network().state_dict()
-    wrapped = {f"module.{name}": value for name, value in weights.items()}
+    wrapped = {f"{prefix}{name}": value for name, value in weights.items()}
     path = write_zip({"epoch": 3, wrapper: wrapped, "optimizer": {"lr": 0.1}}, tmp_path / "checkpoint")
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     match = load_matching(model, read_state_dict(path))
@@ -95,6 +96,11 @@ def test_checkpoints_are_unwrapped(tmp_path, wrapper):
         ({"epoch": 3, "weights": {}}, r"holds a int as 'epoch', no tensor: save the state dict alone"),
         ({"state_dict": {"weight": torch.ones(2), "bias": None}}, r"holds a NoneType as 'bias', no tensor"),
         ({0: torch.ones(2)}, r"holds a Tensor as 0, no tensor"),
+        (
+            {"teacher": {"a": torch.ones(2)}, "student": {"a": torch.ones(2)}},
+            r"holds weights as teacher, student: save",
+        ),
+        ({"a": torch.ones(2), "ema": {"a": torch.ones(2)}}, r"holds a dict as 'ema', no tensor"),
         ([torch.ones(2)], r"holds no weights by name"),
         ({}, r"holds no weights by name"),
     ],
