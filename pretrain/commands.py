@@ -99,13 +99,16 @@ def _add_join(commands: "argparse._SubParsersAction[CommandParser]") -> None:
     parser.add_argument("static", help="folder or hub id of a saved vie_single_r18")
     parser.add_argument("dynamic", help="folder or hub id of a saved dynamic encoder of the same width")
     parser.add_argument("out", type=Path, help="folder of the hybrid")
+    parser.add_argument(
+        "--fast", action="store_true", help="pool the fast pathway's channels too, which the authors leave out"
+    )
     parser.set_defaults(carry_out=_join)
 
 
 def _join(parsed: argparse.Namespace) -> None:
     from pretrain.join import join_encoders
 
-    print(join_encoders(parsed.static, parsed.dynamic, parsed.out))
+    print(join_encoders(parsed.static, parsed.dynamic, parsed.out, parsed.fast))
 
 
 def _add_export(commands: "argparse._SubParsersAction[CommandParser]") -> None:

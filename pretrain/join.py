@@ -7,7 +7,9 @@ import vie
 from vie import VieError
 
 
-def join_encoders(static: str | os.PathLike[str], dynamic: str | os.PathLike[str], out: Path) -> Path:
+def join_encoders(
+    static: str | os.PathLike[str], dynamic: str | os.PathLike[str], out: Path, fast: bool = False
+) -> Path:
     """Makes the two-pathway hybrid of a static and a dynamic encoder, and saves it; nothing is trained.
 
     Args:
@@ -15,12 +17,14 @@ def join_encoders(static: str | os.PathLike[str], dynamic: str | os.PathLike[str
         dynamic: Folder or hub id of a saved dynamic encoder of the same width, trained on as many pixels.
         out: Folder of the hybrid. Its clip is the dynamic encoder's; its card tells the training of both, and that its
             embedding is untrained.
+        fast: Of a ``vie_slowfast_r18``, whether the pooled feature holds the fast pathway's 64 channels too, which the
+            authors' leaves out.
 
     Returns:
         ``out``.
 
     Raises:
-        VieError: The two are no such pair, or ``out`` is one of their folders.
+        VieError: The two are no such pair, there is no fast pathway, or ``out`` is one of their folders.
     """
     if out.resolve() in (Path(static).resolve(), Path(dynamic).resolve()):
         raise VieError(f"{out} holds an encoder to be joined: give another folder for the hybrid")
@@ -35,6 +39,6 @@ def join_encoders(static: str | os.PathLike[str], dynamic: str | os.PathLike[str
     parts = {"static": still.card.get("training") or {}, "dynamic": moving.card.get("training") or {}}
     shared = {key: parts["dynamic"][key] for key in ("seed", "corpus", "split") if key in parts["dynamic"]}
     training = {"stage": "joined", "embedding": "untrained", **shared, **parts}
-    hybrid = vie.join_streams(still.model, moving.model)
+    hybrid = vie.join_streams(still.model, moving.model, fast)
     vie.save_pretrained(hybrid, out, moving.sampling, {"training": training, "licence": moving.card.get("licence")})
     return out

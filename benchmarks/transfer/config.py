@@ -153,5 +153,5 @@ def parse_task(task: str, overrides: Sequence[str] = ()) -> TransferConfig:
     for mode in ("linear", "finetune", "scratch"):
         schedule: Schedule = getattr(config, mode)
         if late := [drop for drop in schedule.drops if schedule.steps and not 0 <= drop < schedule.steps]:
-            raise VieError(f"{mode}.drops={late} lie outside the {schedule.steps} steps: set {mode}.drops and {mode}.steps that fit")
+            raise VieError(f"{mode}.drops={late} lie outside the {schedule.steps} steps: give both to fit")
     return config

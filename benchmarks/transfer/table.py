@@ -96,8 +96,8 @@ def _check_protocols(contents: list[Content]) -> None:
         if apart := sorted(key for key in before | protocol if before.get(key) != protocol.get(key)):
             task, _, mode, encoder, seed = what
             raise VieError(
-                f"{task}: {mode} of {encoder}, seed {seed}, is there twice, and {', '.join(apart)} differ: give results "
-                "of one protocol, or measure them under other names by --name"
+                f"{task}: {mode} of {encoder}, seed {seed}, was measured twice, and {', '.join(apart)} differ: give "
+                "results of one protocol, or measure them under other names by --name"
             )
 
 

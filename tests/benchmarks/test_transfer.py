@@ -432,7 +432,7 @@ class TestTable:
             file.write_text(json.dumps(content))
         with pytest.raises(SystemExit):
             main(["table", str(tmp_path / "a"), str(tmp_path / "b")])
-        assert "task: linear of one, seed 0, is there twice, and clips differ" in capsys.readouterr().err
+        assert "task: linear of one, seed 0, was measured twice, and clips differ" in capsys.readouterr().err
 
     def test_figure_of_the_same(self, tmp_path, capsys):
         for seed in (0, 1):

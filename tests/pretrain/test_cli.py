@@ -76,6 +76,20 @@ def test_join_makes_a_hybrid(tmp_path, capsys):
     assert torch.equal(hybrid.model.get_parameter("static.trunk.stem.weight"), weight)
 
 
+def test_join_may_keep_the_fast_pathway(tmp_path, capsys):
+    for name in ("single", "slow", "slowfast"):
+        save_pretrained(create_model(f"vie_{name}_r18", width=8), tmp_path / name, Sampling(16, 1, 25.0, 32))
+    folders = [str(tmp_path / name) for name in ("single", "slowfast")]
+    main(["join", *folders, str(tmp_path / "plain")])
+    main(["join", *folders, str(tmp_path / "fast"), "--fast"])
+    plain, fast = (load(tmp_path / name).model.num_features for name in ("plain", "fast"))
+    assert fast == plain + 8
+    with pytest.raises(SystemExit):
+        main(["join", folders[0], str(tmp_path / "slow"), str(tmp_path / "none"), "--fast"])
+    assert "fast pathway" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_join_refuses_streams_of_two_sizes(tmp_path, capsys):
     for name, size in (("single", 32), ("slow", 64)):
         save_pretrained(create_model(f"vie_{name}_r18", width=4), tmp_path / name, Sampling(4, 1, 25.0, size))

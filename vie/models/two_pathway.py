@@ -111,6 +111,8 @@ def join_streams(static: Stream, dynamic: Stream, fast: bool = False) -> Stream:
             f"give a {names[Single]}, and one of {', '.join(names[kind] for kind in hybrids)} of the same width"
         )
     arguments: dict[str, Any] = {"embed_dim": dynamic.embed_dim, "width": _trunk(static).width}
+    if fast and not isinstance(dynamic, SlowFast):
+        raise VieError(f"{dynamic.model_name} has no fast pathway: leave fast out, or give a {names[SlowFast]}")
     if fast:
         arguments["fast"] = True
     with torch.random.fork_rng(devices=[]):
