@@ -50,6 +50,7 @@ def run(arguments: Sequence[str]) -> None:
     table = commands.add_parser("table", help="print results as Markdown tables")
     table.add_argument("results", nargs="+", type=Path, help="results files, or folders of them")
     table.add_argument("--layers", help="columns to keep, separated by commas, such as 'conv5 flat,pooled avg'")
+    table.add_argument("--labels", help="to keep, separated by commas, such as 'task,pair.*'")
     table.add_argument("--readout", help="labels side by side for one read-out, such as 'linear conv5 flat'")
     table.add_argument("--figures", type=Path, help="folder for a figure of each of these tables")
     table.add_argument("--gather", type=Path, metavar="FILE.jsonl", help="a file to write all of these results into")
@@ -180,12 +181,12 @@ def _table(parsed: argparse.Namespace) -> None:
     contents = read_results(parsed.results)
     if parsed.gather:
         gather(contents, parsed.gather)
-    layers = parsed.layers.split(",") if parsed.layers else ()
-    print(comparison(contents, parsed.readout) if parsed.readout else tables(contents, layers))
+    layers, labels = (given.split(",") if given else () for given in (parsed.layers, parsed.labels))
+    print(comparison(contents, parsed.readout, labels) if parsed.readout else tables(contents, layers, labels))
     if parsed.figures:
         if not parsed.readout:
             raise VieError("--figures draws one read-out: name it by --readout, such as 'linear conv5 flat'")
-        print("\n".join(str(file) for file in draw_comparison(contents, parsed.readout, parsed.figures)))
+        print("\n".join(str(file) for file in draw_comparison(contents, parsed.readout, parsed.figures, labels)))
 
 
 def _control(parsed: argparse.Namespace) -> None:

@@ -41,6 +41,22 @@ def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
     return contents
 
 
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """What two results differ in but for the machine and what was measured, such as ``encoder.weights``.
+
+    Weights are compared where both results tell them, which earlier versions did not.
+    """
+    passed_over = {"protocol.machine"}
+    if not all("weights" in result["encoder"] for result in (one, other)):
+        passed_over.add("encoder.weights")
+    return [
+        f"{part}.{key}"
+        for part in ("encoder", "protocol")
+        for key in sorted(one[part] | other[part])
+        if one[part].get(key) != other[part].get(key) and f"{part}.{key}" not in passed_over
+    ]
+
+
 def gather(contents: Sequence[dict[str, Any]], path: Path) -> None:
     """Writes results into one ``.jsonl`` file, which ``read_results`` reads.
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
-from rl_encoders.sharing import digest, shared, summary
+from rl_encoders.sharing import shared
 from rl_encoders.tensors import Place, get, kind, owner, put
 from vie import Stream, VieError
+from vie.digests import digest, summary
 
 _WITHIN = threading.RLock()
 """Held while trained tensors are within a network, which an actor's thread may share with a learner's."""

@@ -1,6 +1,7 @@
 """One figure for each task and split: what every encoder knows of every label."""
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -8,7 +9,7 @@ from matplotlib.figure import Figure
 from benchmarks.transfer.table import Content, Record, by_seed, pick
 
 
-def draw_comparison(contents: list[Content], readout: str, out: Path) -> list[Path]:
+def draw_comparison(contents: list[Content], readout: str, out: Path, labels: Sequence[str] = ()) -> list[Path]:
     """Draws ``OUT/TASK[-SPLIT].svg``: a panel for each label, a line for each encoder with its spread over seeds.
 
     The best on average come first. A hollow mark is the same network with random weights; the dotted line is chance.
@@ -17,11 +18,12 @@ def draw_comparison(contents: list[Content], readout: str, out: Path) -> list[Pa
         contents: From ``pretrain.transfer_results.read_results``.
         readout: As for ``benchmarks.transfer.table.comparison``.
         out: Folder; made if absent.
+        labels: As for ``benchmarks.transfer.table.collect``.
 
     Returns:
         The files.
     """
-    records = pick(contents, readout)
+    records = pick(contents, readout, labels)
     out.mkdir(parents=True, exist_ok=True)
     files = []
     for task, split in sorted({record[:2] for record in records}):

@@ -17,8 +17,9 @@ from benchmarks.transfer.training import Bench
 from pretrain.data.readers import ClipReader, DeviceReader, ShardReader
 from pretrain.evaluate import describe_crop
 from pretrain.runtime import describe_machine, resolve_device, resolve_precision, use_channels_last
-from pretrain.transfer_results import FORMAT, read_results
+from pretrain.transfer_results import FORMAT, differences, read_results
 from vie import Encoder, VieError, load
+from vie.digests import digest, summary
 from vie.files import write_text_atomically
 
 logger = logging.getLogger(__name__)
@@ -34,11 +35,11 @@ def evaluate(config: TransferConfig, source: str, out: Path, name: str | None = 
         name: What tables call it; by default the last two parts of its path (run and stage).
 
     Yields:
-        The files, ``TASK-NAME-MODE-seedN[-splitN].json``, as they come. One that is there already, of the same encoder
-        and corpus, is measured anew.
+        The files, ``TASK-NAME-MODE-seedN[-splitN].json``, as they come. One that is there already, of the same encoder,
+        corpus and protocol, is measured anew.
 
     Raises:
-        VieError: The encoder, the corpus or a setting is at fault, or a file holds results of another encoder.
+        VieError: The encoder, the corpus or a setting is at fault, or a file holds other results.
     """
     encoder = load(source)
     training = encoder.card.get("training") or {}
@@ -55,6 +56,7 @@ def evaluate(config: TransferConfig, source: str, out: Path, name: str | None = 
     if config.runtime.channels_last:
         use_channels_last(model, device)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    content_of_weights = summary({name: digest(tensor) for name, tensor in weights.items()}).hex()
     split = f"-split{config.data.split}" if config.data.split else ""
     for mode in config.modes:
         model.load_state_dict(weights)  # fine-tuning moves them
@@ -71,6 +73,7 @@ def evaluate(config: TransferConfig, source: str, out: Path, name: str | None = 
                 "model": model.model_name,
                 "arguments": model.arguments,
                 "training": training or None,
+                "weights": content_of_weights,
             },
             "protocol": _protocol(bench, mode),
         }
@@ -110,13 +113,15 @@ def _warn_of_seen_videos(config: TransferConfig, training: dict[str, Any]) -> No
 
 
 def _refuse_others(path: Path, content: dict[str, Any]) -> None:
-    """Raises ``VieError`` where a file holds what was measured of another encoder or corpus."""
+    """Raises ``VieError`` where a file holds what was measured of another encoder, or by other rules."""
     if not path.exists():
         return
     (found,) = read_results([path])
-    same = found["encoder"] == json.loads(json.dumps(content["encoder"]))
-    if not same or found["protocol"].get("corpus") != content["protocol"]["corpus"]:
-        raise VieError(f"{path} holds results of another encoder or corpus: give another --name, task or --out")
+    if apart := differences(found, json.loads(json.dumps(content))):
+        raise VieError(
+            f"{path} holds results of which {', '.join(apart)} differ: delete it to measure anew, or give another "
+            "--name, task or --out"
+        )
 
 
 def _protocol(bench: Bench, mode: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from pretrain.transfer_results import differences
 from vie import VieError
 
 Content = dict[str, Any]
@@ -24,16 +25,18 @@ class Record(NamedTuple):
     videos: int
 
 
-def tables(contents: list[Content], layers: Sequence[str] = ()) -> str:
+def tables(contents: list[Content], layers: Sequence[str] = (), labels: Sequence[str] = ()) -> str:
     """One table for each task, split, label and read-out: a line for each encoder, a column for each layer.
 
     Args:
         contents: From ``pretrain.transfer_results.read_results``.
         layers: Columns to keep, such as "conv5 flat"; all where left out.
+        labels: As for ``collect``.
     """
-    records = [record for record in collect(contents) if not layers or record.place in layers]
+    every = collect(contents, labels)
+    records = [record for record in every if not layers or record.place in layers]
     if not records:
-        known = ", ".join(sorted({record.place for record in collect(contents)}))
+        known = ", ".join(sorted({record.place for record in every}))
         raise VieError(f"no result has a layer {', '.join(layers)}: there are {known}")
     parts = []
     for title in sorted({record[:4] for record in records}):
@@ -44,15 +47,16 @@ def tables(contents: list[Content], layers: Sequence[str] = ()) -> str:
     return "\n\n".join(parts)
 
 
-def comparison(contents: list[Content], readout: str) -> str:
+def comparison(contents: list[Content], readout: str, labels: Sequence[str] = ()) -> str:
     """One table for each task and split: a line for each encoder, a column for each label.
 
     Args:
         contents: From ``pretrain.transfer_results.read_results``.
         readout: The one to compare by: its name and its layer, such as "linear conv5 flat" or "knn pooled avg".
+        labels: As for ``collect``.
     """
     parts = []
-    records = pick(contents, readout)
+    records = pick(contents, readout, labels)
     for task, split in sorted({record[:2] for record in records}):
         mine = [record for record in records if record[:2] == (task, split)]
         columns = {
@@ -64,9 +68,9 @@ def comparison(contents: list[Content], readout: str) -> str:
     return "\n\n".join(parts)
 
 
-def pick(contents: list[Content], readout: str) -> list[Record]:
+def pick(contents: list[Content], readout: str, labels: Sequence[str] = ()) -> list[Record]:
     """The records of one read-out; raises ``VieError`` if there is none."""
-    records = collect(contents)
+    records = collect(contents, labels)
     picked = [record for record in records if f"{record.readout} {record.place}" == readout]
     if not picked:
         known = ", ".join(sorted({f"{record.readout} {record.place}" for record in records}))
@@ -74,30 +78,38 @@ def pick(contents: list[Content], readout: str) -> list[Record]:
     return picked
 
 
-def collect(contents: list[Content]) -> list[Record]:
+def collect(contents: list[Content], labels: Sequence[str] = ()) -> list[Record]:
     """The accuracies of results files, and means of them.
 
     Where a task was measured on several official splits, records of the split "mean of splits" stand for all of them;
     where labels share a name before a dot (``pair.door``, ``pair.drawer``), records of ``pair.*`` do.
+
+    Args:
+        contents: From ``pretrain.transfer_results.read_results``.
+        labels: Those to keep, ``pair.*`` among them; all where left out.
+
+    Raises:
+        VieError: A label is nobody's, or a name was measured twice, of two encoders or by two protocols.
     """
-    _check_protocols(contents)
+    _check_repeated(contents)
     records = [record for content in contents for record in _records(content)]
     records += _means(records, "split", lambda record: record._replace(split=record.split and "mean of splits"))
-    return records + _means(records, "label", lambda record: record._replace(label=_family(record.label)))
+    records += _means(records, "label", lambda record: record._replace(label=_family(record.label)))
+    if unknown := set(labels) - (known := {record.label for record in records}):
+        raise VieError(f"no result has a label {', '.join(sorted(unknown))}: there are {', '.join(sorted(known))}")
+    return [record for record in records if not labels or record.label in labels]
 
 
-def _check_protocols(contents: list[Content]) -> None:
-    """Raises ``VieError`` where something was measured twice by other rules: no mean of these means anything."""
-    known: dict[tuple[Any, ...], dict[str, Any]] = {}
+def _check_repeated(contents: list[Content]) -> None:
+    """Raises ``VieError`` where a name was measured twice, of two encoders or by two protocols: that has no mean."""
+    known: dict[tuple[Any, ...], Content] = {}
     for content in contents:
-        protocol = {key: value for key, value in content["protocol"].items() if key != "machine"}
-        what = content["task"], protocol["split"], content["mode"], content["encoder"]["name"], content["seed"]
-        before = known.setdefault(what, protocol)
-        if apart := sorted(key for key in before | protocol if before.get(key) != protocol.get(key)):
-            task, _, mode, encoder, seed = what
+        task, mode, encoder, seed = content["task"], content["mode"], content["encoder"]["name"], content["seed"]
+        before = known.setdefault((task, content["protocol"]["split"], mode, encoder, seed), content)
+        if apart := differences(before, content):
             raise VieError(
                 f"{task}: {mode} of {encoder}, seed {seed}, was measured twice, and {', '.join(apart)} differ: give "
-                "results of one protocol, or measure them under other names by --name"
+                "results of one encoder and protocol, or measure them under other names by --name"
             )
 
 

@@ -126,7 +126,7 @@ def test_what_is_done_stays_done_until_it_is_asked_for_otherwise(entries, tiny_c
     commands.given.clear()
     entries["tiny-slow"]["settings"].append("local_aggregation.steps=2")
     error, after = carry_out(entries, tiny_corpus, tmp_path)
-    assert "small-slow-knn-seed0.json holds results of another encoder" in error
+    assert "small-slow-knn-seed0.json holds results of which encoder.training, encoder.weights differ: delete" in error
     assert "tiny-slow, which it needs, has failed" in after
     shutil.rmtree(runs / "transfer")
     assert carry_out(entries, tiny_corpus, tmp_path) == []

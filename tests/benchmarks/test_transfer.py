@@ -422,6 +422,30 @@ class TestTable:
         assert "| static | 1 | 95.0 | 12.0 |" in lines
         assert "| dynamic | 1 | 60.0 | 99.0 |" in lines
 
+    def test_two_encoders_of_one_name_have_no_mean(self, tmp_path, capsys):
+        for name, weights in (("a", "1f"), ("b", "2e")):
+            (tmp_path / name).mkdir()
+            self.write(tmp_path / name, "one", 0, {"shape": 70.0})
+            (file,) = (tmp_path / name).iterdir()
+            content = json.loads(file.read_text())
+            content["encoder"]["weights"] = weights
+            file.write_text(json.dumps(content))
+        with pytest.raises(SystemExit):
+            main(["table", str(tmp_path / "a"), str(tmp_path / "b")])
+        assert "was measured twice, and encoder.weights differ" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("readout", [(), ("--readout", "linear conv5 flat")])
+    def test_labels_to_keep(self, tmp_path, capsys, readout):
+        self.write(tmp_path, "one", 0, {"task": 12.0, "success": 34.0, "pair.door": 60.0, "pair.drawer": 90.0})
+        main(["table", str(tmp_path), "--labels", "task,pair.*", *readout])
+        printed = capsys.readouterr().out
+        assert all(value in printed for value in ("12.0", "75.0"))
+        assert not any(value in printed for value in ("34.0", "60.0", "90.0"))
+        with pytest.raises(SystemExit):
+            main(["table", str(tmp_path), "--labels", "tusk", *readout])
+        error = capsys.readouterr().err
+        assert "no result has a label tusk: there are pair.*, pair.door, pair.drawer, success, task" in error
+
     def test_what_was_measured_by_two_protocols_has_no_mean(self, tmp_path, capsys):
         for name, protocol in (("a", {"clips": 3}), ("b", {"clips": 10})):
             (tmp_path / name).mkdir()
@@ -432,7 +456,7 @@ class TestTable:
             file.write_text(json.dumps(content))
         with pytest.raises(SystemExit):
             main(["table", str(tmp_path / "a"), str(tmp_path / "b")])
-        assert "task: linear of one, seed 0, was measured twice, and clips differ" in capsys.readouterr().err
+        assert "task: linear of one, seed 0, was measured twice, and protocol.clips differ" in capsys.readouterr().err
 
     def test_figure_of_the_same(self, tmp_path, capsys):
         for seed in (0, 1):

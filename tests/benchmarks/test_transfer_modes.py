@@ -216,9 +216,29 @@ class TestCommand:
         save_pretrained(create_model("vie_slow_r18", width=4, embed_dim=16), other, CLIP, card)
         with pytest.raises(SystemExit):
             self.command(tiny_corpus, other, tmp_path, "--mode", "knn", "--name", "mine")
-        assert "holds results of another encoder or corpus" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "holds results of which encoder.training, encoder.weights differ" in error
         assert (tmp_path / "small-mine-knn-seed7.json").read_text() == before
         self.command(tiny_corpus, encoder, tmp_path, "--mode", "knn", "--name", "mine")  # its own may be measured anew
+
+    def test_another_protocol_or_other_weights_under_the_same_name(self, tiny_corpus, encoder, tmp_path, capsys):
+        given = ["--mode", "knn", "--name", "mine"]
+        self.command(tiny_corpus, encoder, tmp_path, *given)
+        before = (tmp_path / "small-mine-knn-seed7.json").read_text()
+        other = tmp_path / "encoder-again"
+        loaded = load(str(encoder))
+        with torch.no_grad():
+            next(loaded.model.parameters()).add_(1e-3)
+        save_pretrained(loaded.model, other, loaded.sampling, {"training": loaded.card["training"]})
+        for source, more, what in (
+            (encoder, ["knn.neighbours=3"], "protocol.knn"),
+            (encoder, ["data.clips=1"], "protocol.clips_per_video"),
+            (other, [], "encoder.weights"),
+        ):
+            with pytest.raises(SystemExit):
+                self.command(tiny_corpus, source, tmp_path, *given, *more)
+            assert f"holds results of which {what} differ: delete it to measure anew" in capsys.readouterr().err
+        assert (tmp_path / "small-mine-knn-seed7.json").read_text() == before
 
     @pytest.mark.parametrize(
         ("more", "message"),
