@@ -71,7 +71,7 @@ def _joined(runs: list[Path], stages: list[str], stage: str) -> list[Row]:
     shards = Shards(config.data.path, config.data.cache_dir, config.data.cache_bytes)
     joined = evaluate.join([load_features(run, part) for run, part in zip(runs, stages, strict=True)])
     train, val = (shards.split(name, config.data.split) for name in (config.data.train_split, config.data.val_split))
-    columns = label_columns(config.monitor.labels, shards, train, val)
+    columns = label_columns(config.monitor.labels, "monitor.labels", shards, train, val)
     knn = config.monitor.knn
     rows = evaluate.as_rows(evaluate.evaluate_features(joined["train"], joined["val"], shards, columns, knn))
     return [{"stream": " + ".join(run.resolve().name for run in runs), "stage": stage, **row} for row in rows]

@@ -54,7 +54,7 @@ def open_task(data: TaskData) -> Task:
                 f"{shards.path} has no videos in split {name!r}: set data.train_split and data.test_split to two of "
                 f"{known}"
             )
-    columns = label_columns(data.labels, shards, train, test)
+    columns = label_columns(data.labels, "data.labels", shards, train, test)
     if not columns:
         raise VieError(f"{shards.path} has no labels: prepare it from a listing with a label column")
     numbers = {column: shards.labels(column) for column in columns}

@@ -77,6 +77,12 @@ def write_cifar(
         VieError: A file of the source is missing or damaged, or the folder holds something else or cannot be written.
     """
     version, folder, place = _VERSIONS[name], Path(source), Path(out)
+    first = folder / version.files["train"][0]
+    if first.with_suffix("").is_file() and not first.exists():
+        raise VieError(
+            f"{folder} holds the pickles of the Python version, as torchvision fetches them, and reading those would "
+            "run code: give the folder of the unpacked binary version"
+        )
     names = {column: _class_names(folder / file) for column, file in version.classes.items()}
     records = {split: _records(folder, files, names) for split, files in version.files.items()}
 

@@ -85,7 +85,9 @@ def open_corpus(config: Config, sampling: Sampling) -> Corpus:
         instances = whole_videos(shards, train)
     else:
         instances = temporal_bins(shards, train, sampling, data.instance_frames)
-    return Corpus(shards, train, instances, val, label_columns(config.monitor.labels, shards, train, val))
+    return Corpus(
+        shards, train, instances, val, label_columns(config.monitor.labels, "monitor.labels", shards, train, val)
+    )
 
 
 def draw_fraction(videos: npt.NDArray[np.int64], fraction: float, seed: int) -> npt.NDArray[np.int64]:
@@ -105,9 +107,13 @@ def open_reader(corpus: Corpus, data: DataConfig, device: torch.device) -> ClipR
 
 
 def label_columns(
-    wanted: list[str] | None, shards: Shards, train: npt.NDArray[np.int64], val: npt.NDArray[np.int64]
+    wanted: list[str] | None,
+    setting: str,
+    shards: Shards,
+    train: npt.NDArray[np.int64],
+    val: npt.NDArray[np.int64],
 ) -> list[str]:
-    """The columns wanted, or by default every one that has labels in both splits."""
+    """The columns wanted by a setting, or by default every one that has labels in both splits."""
 
     def is_empty(column: str) -> bool:
         labels = shards.labels(column)
@@ -117,5 +123,5 @@ def label_columns(
         return [column for column in shards.label_columns if not is_empty(column)]
     for column in wanted:
         if is_empty(column) and len(val):
-            raise VieError(f"label column {column!r} is empty in a split: choose others with monitor.labels")
+            raise VieError(f"label column {column!r} is empty in a split: choose others with {setting}")
     return wanted

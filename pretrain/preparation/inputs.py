@@ -1,21 +1,18 @@
 """What a corpus is made of: the files, their splits and their labels, from whichever listing the user has."""
 
-import csv
-import io
 import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from pretrain.preparation.folders import EXTENSIONS, by_key, misplaced, places, walk
-from pretrain.preparation.listed import LABEL, Video, held_out, read_text, split_word
+from pretrain.preparation.folders import EXTENSIONS, misplaced, places, walk
+from pretrain.preparation.kinetics import kinetics_files, list_kinetics
+from pretrain.preparation.listed import LABEL, Video, held_out, read_csv, read_text, split_word
 from pretrain.preparation.official_splits import is_official, list_official
 from vie.errors import VieError
 from vie.video.index import SPLIT_PREFIX
 from vie.video.picture import is_picture
-
-KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +32,9 @@ def list_videos(
             - any other folder: every video below it, without labels; links are followed, to each folder once. A warning
               names the file but for which there were labels or splits. Pictures are listed where there is no video; no
               more of them than videos are thumbnails, and left out with a warning;
-            - Kinetics' CSV (``label,youtube_id,time_start,time_end,split``), whose files
-              ``{youtube_id}_{start:06d}_{end:06d}.mp4`` lie anywhere below ``root``; absent files stay in the list;
+            - Kinetics' CSV (``label,youtube_id,time_start,time_end,split``), or the folder of ``train.csv``,
+              ``validate.csv`` and the like, whose files ``{youtube_id}_{start:06d}_{end:06d}.mp4`` lie anywhere below
+              ``root``; absent files stay in the list;
             - the folder of the official split files of UCF101 (``trainlist01.txt``, …, and ``classInd.txt``) or HMDB51
               (``<class>_test_split1.txt``, …), whose files lie anywhere below ``root``: every split is kept under its
               number, and the first is the usual one; absent files stay in the list;
@@ -65,6 +63,8 @@ def list_videos(
         raise VieError(f"{base}: no such folder: `root` is the folder of the files that {source} names")
     if is_official(source):
         columns, videos = [LABEL], list_official(source, base)
+    elif lists := kinetics_files(source):
+        columns, videos = list_kinetics(lists, base)
     elif source.is_dir():
         columns, videos = _from_folder(source)
     elif source.suffix.lower() == ".csv":
@@ -113,14 +113,7 @@ def _of_one_kind(root: Path, names: list[str]) -> list[str]:
 
 
 def _from_csv(source: Path, base: Path) -> tuple[list[str], list[Video]]:
-    reader = csv.DictReader(io.StringIO(read_text(source), newline=""), skipinitialspace=True)
-    try:
-        rows = [{key: (value or "").strip() for key, value in row.items() if key} for row in reader]
-    except (csv.Error, AttributeError) as error:
-        raise VieError(f"{source}: not a readable CSV ({error}): save it as comma-separated UTF-8") from error
-    columns = [column for column in reader.fieldnames or [] if column]
-    if all(column in columns for column in KINETICS_COLUMNS):
-        return [LABEL] if LABEL in columns else [], _from_kinetics(source, rows, base)
+    columns, rows = read_csv(source)
     if "path" not in columns:
         raise VieError(
             f"{source}: no column `path` (its columns are {', '.join(columns) or 'none'}): add one with the files' "
@@ -136,21 +129,6 @@ def _from_csv(source: Path, base: Path) -> tuple[list[str], list[Video]]:
         splits = {name: split_word(row[column]) for name, column in split_columns.items() if row.get(column)}
         videos.append(replace(_listed(row["path"], base, row.get("split", ""), labels), splits=splits))
     return label_columns, videos
-
-
-def _from_kinetics(source: Path, rows: list[dict[str, str]], base: Path) -> list[Video]:
-    found = by_key(base, lambda place: place.stem)
-    videos = []
-    for number, row in enumerate(rows, start=2):
-        try:
-            start, end = (int(float(row[column])) for column in ("time_start", "time_end"))
-        except (ValueError, OverflowError) as error:
-            raise VieError(f"{source}: line {number} has no valid times ({error}): mend or delete the line") from error
-        stem = f"{row['youtube_id']}_{start:06d}_{end:06d}"
-        name = found.get(stem, stem + ".mp4")
-        labels = {LABEL: row[LABEL]} if row.get(LABEL) else {}
-        videos.append(Video(name, base / name, split_word(row.get("split", "")), labels))
-    return videos
 
 
 def _from_list(source: Path, base: Path) -> tuple[list[str], list[Video]]:

@@ -1,5 +1,7 @@
 """What all kinds of listings have in common: a video, the words for its split, the text."""
 
+import csv
+import io
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -7,6 +9,9 @@ from pathlib import Path
 from vie.errors import VieError
 
 SPLITS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "valid": "val", "test": "test"}
+Row = dict[str, str]
+"""One line of a CSV, by column."""
+
 LABEL = "label"  # the label column of listings that have only one, nameless
 
 
@@ -38,6 +43,16 @@ def held_out(name: str, fraction: float) -> str:
     """``val`` for about a share ``fraction`` of all names, by a hash of the name, and ``train`` for the others."""
     share = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
     return "val" if share < fraction else "train"
+
+
+def read_csv(source: Path) -> tuple[list[str], list[Row]]:
+    """The columns of a CSV, and its rows with what is missing as empty; raises ``VieError`` where it is none."""
+    reader = csv.DictReader(io.StringIO(read_text(source), newline=""), skipinitialspace=True)
+    try:
+        rows = [{key: (value or "").strip() for key, value in row.items() if key} for row in reader]
+    except (csv.Error, AttributeError) as error:
+        raise VieError(f"{source}: not a readable CSV ({error}): save it as comma-separated UTF-8") from error
+    return [column for column in reader.fieldnames or [] if column], rows
 
 
 def read_text(source: Path) -> str:

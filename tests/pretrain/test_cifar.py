@@ -103,6 +103,15 @@ def test_a_source_that_does_not_fit_is_refused(cifar10, tmp_path, name, content,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("name", "file"), [("cifar10", "data_batch_1"), ("cifar100", "train")])
+def test_the_pickles_of_torchvision_are_refused(tmp_path, name, file):
+    folder = tmp_path / "batches-py"
+    folder.mkdir()
+    (folder / file).write_bytes(b"\x80\x02}q\x01.")
+    with pytest.raises(VieError, match=r"batches-py holds the pickles of the Python version, .*: give the folder of"):
+        write_cifar(name, tmp_path / "out", folder)
+
+
 def test_a_folder_in_place_of_a_file_is_named(cifar10, tmp_path):
     folder, _ = cifar10
     (folder / "data_batch_2.bin").unlink()

@@ -145,6 +145,31 @@ def test_kinetics_test_list_without_labels(tmp_path):
     assert brief(list_videos(listing)) == [("a_000000_000010.mp4", "test", {})]
 
 
+def test_kinetics_folder_of_lists(tmp_path):
+    """As the official archive has them; the test list of earlier releases has neither labels nor splits."""
+    videos, lists = tmp_path / "videos", tmp_path / "annotations"
+    touch(videos, "train/golf/a_000000_000010.mp4", "val/b_000003_000013.mp4", "test/c_000000_000010.mp4")
+    lists.mkdir()
+    write_csv(lists / "train.csv", KINETICS, ["golf", "a", "0", "10", "train", "0"])
+    write_csv(lists / "validate.csv", KINETICS, ["archery", "b", "3", "13", "validate", "0"])
+    write_csv(lists / "test.csv", KINETICS[1:4], ["c", "0", "10"])
+    assert brief(list_videos(lists, root=videos)) == [
+        ("test/c_000000_000010.mp4", "test", {}),
+        ("train/golf/a_000000_000010.mp4", "train", {"label": "golf"}),
+        ("val/b_000003_000013.mp4", "val", {"label": "archery"}),
+    ]
+    write_csv(lists / "test.csv", KINETICS[1:4], ["a", "0", "10"])
+    with pytest.raises(VieError, match=r"train/golf/a_000000_000010\.mp4 is listed twice"):
+        list_videos(lists, root=videos)
+
+
+def test_other_lists_do_not_make_a_folder_kinetics(tmp_path):
+    touch(tmp_path, "train/golf/a.mp4", "train/archery/b.mp4")
+    write_csv(tmp_path / "train.csv", ["path", "label"], ["a.mp4", "golf"])
+    (tmp_path / "val.csv").write_bytes(b"\xff\xfe\x00")
+    assert [video.labels for video in list_videos(tmp_path)] == [{"label": "archery"}, {"label": "golf"}]
+
+
 def test_kinetics_csv_with_broken_times_names_the_line(tmp_path):
     listing = write_csv(
         tmp_path / "k.csv", KINETICS[:5], ["golf", "a", "0", "10", "val"], ["golf", "b", "", "10", "val"]

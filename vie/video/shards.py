@@ -125,7 +125,10 @@ class Shards:
         """
         if of is not None and of not in self._index.splits:
             known = ", ".join(self._index.splits) or "none"
-            raise VieError(f"{self.path} has no split column {of!r}: its split columns are {known}")
+            raise VieError(
+                f"{self.path} has no split column {of!r}: its split columns are {known}: set data.split to "
+                "one of them, or prepare it from a listing with a column split.NAME"
+            )
         return (self._index.split if of is None else self._index.splits[of]).rows(name)
 
     def locate(self, video: int, frames: Sequence[int] | npt.NDArray[np.int64]) -> Location:
