@@ -28,7 +28,7 @@ from pretrain.transfer_results import read_results
 from tests.conftest import rewrite_index, write_corpus
 from vie import Sampling, VieError, create_model, load, save_pretrained
 from vie.models import TAPS
-from vie.video import augment
+from vie.video import Augmentation, augment
 
 CPU = torch.device("cpu")
 PLAIN = autocast_to("fp32", CPU)
@@ -66,11 +66,60 @@ def bench_for(corpus: Path, encoder: Path, *settings: str) -> tuple[Bench, torch
 @pytest.mark.parametrize("task", sorted(path.stem for path in TASKS.glob("*.yaml")))
 def test_every_task_is_readable(task):
     config = parse_task(task)
-    assert config.task == task
+    assert task in (config.task, f"{config.task}_{task.removeprefix(config.task + '_')}")
     for mode in config.modes:
         if mode != "knn":
             schedule = config.linear if mode == "random" else getattr(config, mode)
             assert all(drop < schedule.steps for drop in schedule.drops)
+
+
+READOUTS = {  # drops of the release's settings, counted from the read-outs' own beginning
+    "kinetics400": [120000, 245000],
+    "kinetics400_resnet3d": [80000, 255000],
+    "kinetics400_two_pathway_s": [104998, 244998],
+    "kinetics400_two_pathway_sf": [134998, 259998],
+    "imagenet": [160011, 460011],
+    "imagenet_single": [116000, 516000],
+    "imagenet_resnet3d": [290000, 940000],
+    "imagenet_two_pathway_s": [230011, 570011],
+}
+
+
+@pytest.mark.parametrize("task", READOUTS)
+def test_readouts_have_the_schedule_of_the_release(task):
+    config = parse_task(task)
+    rates = config.linear.lr, config.linear.momentum, config.linear.weight_decay
+    assert (config.data.batch_size, config.modes, *rates) == (128, ["linear"], 0.01, 0.9, 1e-4)
+    assert config.linear.drops == READOUTS[task]
+    still = task.startswith("imagenet")
+    assert config.data.clips == (1 if still else 5)
+    jitter = ("resized", (8 / 7, 10 / 7), 0.4, 0.4, 0.4, 0.4, 0.2, 0.5)
+    assert config.augmentation == (Augmentation(*jitter) if still else Augmentation())
+
+
+FINE_TUNING = {  # clips, batch, drops of the release's settings
+    "ucf101": (3, 128, [10000, 20000]),
+    "ucf101_single": (5, 128, [15000, 35000]),
+    "ucf101_resnet3d": (10, 128, []),
+    "ucf101_two_pathway": (3, 64, [10000, 20000]),
+    "hmdb51_single": (5, 128, [10000, 20000]),
+    "hmdb51_slowfast": (2, 128, [20000, 30000]),
+    "hmdb51_slowfast_cj": (2, 128, [15000, 30000]),
+    "hmdb51_resnet3d": (4, 128, []),
+    "hmdb51_resnet3d_cj": (4, 128, [40000, 60000]),
+    "hmdb51_two_pathway": (3, 64, [10000, 20000]),
+}
+
+
+@pytest.mark.parametrize("task", FINE_TUNING)
+def test_fine_tuning_has_the_schedule_of_the_release(task):
+    config = parse_task(task)
+    assert (config.data.clips, config.data.batch_size, config.finetune.drops) == FINE_TUNING[task]
+    rates = config.finetune.lr, config.finetune.momentum, config.finetune.weight_decay, config.finetune.decay_all
+    assert (config.modes, *rates) == (["finetune"], 5e-4, 0.9, 1e-5, False)
+    assert (config.data.split, config.data.test_split) == ("1", "test")
+    plain = Augmentation("corner", (8 / 7, 10 / 7), 0, 0, 0, 0, 0, 0.5)
+    assert config.augmentation == (Augmentation() if task.endswith("_cj") else plain)
 
 
 class TestReadouts:

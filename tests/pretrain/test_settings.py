@@ -212,6 +212,25 @@ ABLATIONS = {
 }
 
 
+STREAMS = {  # batch, K, k, of instance recognition, in all, drops; the release's settings
+    "single": (128, 8000, 512, 50000, 1375000, [1020011, 1220011]),
+    "resnet3d": (64, 10000, 4096, 50000, 1450000, [974946, 1304998]),
+    "slow": (64, 8000, 512, 50000, 1440000, [1170011, 1380011]),
+    "slowfast": (64, 8000, 512, 50000, 1350000, [1120011, 1294998]),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_streams_have_the_schedule_of_the_release(name):
+    config = parse_config([f"kinetics400_{name}"])
+    aggregation, optim = config.local_aggregation, config.optim
+    assert (config.data.batch_size, aggregation.clusters, aggregation.neighbours, *schedule(config)) == STREAMS[name]
+    assert (optim.lr, optim.momentum, optim.weight_decay) == (0.03, 0.9, 1e-4)
+    assert (config.instance_recognition.noise, config.bank.momentum, config.bank.temperature) == (4096, 0.5, 0.07)
+    assert (aggregation.clusterings, aggregation.iterations, aggregation.refresh_epochs) == (1, 20, 1)
+    assert config.augmentation == Augmentation("random", (8 / 7, 10 / 7), 0.4, 0.4, 0.4, 0.4, 0.3, 0.5)
+
+
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_ablations_differ_from_the_single_stream_in_what_they_are_of(name):
     single = parse_config(["kinetics400_single"])
