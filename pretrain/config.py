@@ -20,6 +20,8 @@ class ModelConfig:
             begins from (VIE-TRN begins from a finished VIE-Single): it must fill the whole trunk by names and shapes;
             heads that it does not fit are new. null begins from random weights.
         start_prefix: Put before the names in start: "trunk." for weights of torchvision, PyTorchVideo or timm.
+        start_within: Taken off these names first; those that do not begin with it are left out: "backbone." for a
+            network within one of lightly, "encoder_q." for one of MoCo.
     """
 
     name: str = "vie_resnet3d_r18"
@@ -27,6 +29,7 @@ class ModelConfig:
     width: int | None = None
     start: str | None = None
     start_prefix: str = ""
+    start_within: str = ""
 
     def arguments(self) -> dict[str, Any]:
         """What ``vie.create_model`` takes besides the name; other libraries' networks know no width."""

@@ -8,13 +8,14 @@ from vie.weights import Match, list_names, read_state_dict
 logger = logging.getLogger(__name__)
 
 
-def begin_from(model: Stream, source: str, prefix: str = "") -> Match:
+def begin_from(model: Stream, source: str, prefix: str = "", within: str = "") -> Match:
     """Copies the trunk of finished weights into a stream, and its heads as far as they fit.
 
     Args:
         model: The stream.
         source: A saved encoder or a file of weights, as ``read_state_dict`` takes it.
         prefix: Put before the names of the weights.
+        within: Taken off them first, as ``load_matching`` does.
 
     Returns:
         What became of every tensor, for the record of the run; it is logged too.
@@ -22,7 +23,7 @@ def begin_from(model: Stream, source: str, prefix: str = "") -> Match:
     Raises:
         VieError: The weights cannot be read, or do not fill the trunk.
     """
-    match = load_matching(model, read_state_dict(source), prefix)
+    match = load_matching(model, read_state_dict(source), prefix, within)
     heads = tuple(f"{name}." for name in model.heads)
     # PyTorch's first batch norms counted no batches, and nothing but a cumulative average asks for their number.
     unfilled = [
@@ -33,7 +34,8 @@ def begin_from(model: Stream, source: str, prefix: str = "") -> Match:
     if unfilled:
         raise VieError(
             f"{source} does not fill the trunk of {model.model_name}: {list_names(unfilled)} are missing or misshapen "
-            f"({match}): give weights of the same network and width, or model.start_prefix"
+            f"({match}): give weights of the same network and width, or model.start_prefix and "
+            "model.start_within"
         )
     logger.warning("the training begins from %s: %s", source, match)
     return match

@@ -82,8 +82,9 @@ class Trainer:
         self.start: str | None = None
         self.checkpoints = Checkpoints(self.run, self.ranks, self.device, config.monitor.checkpoints)
         self._resume()
-        if config.model.start and self.step == 0:
-            self.start = str(begin_from(self.model, config.model.start, config.model.start_prefix))
+        given = config.model
+        if given.start and self.step == 0:
+            self.start = str(begin_from(self.model, given.start, given.start_prefix, given.start_within))
         with _enough_memory(self.device):
             reader = open_reader(self.corpus, config.data, self.device)
             clip = self.method.sampling(sampling)

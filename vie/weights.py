@@ -57,7 +57,7 @@ def list_names(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def load_matching(model: nn.Module, weights: Mapping[str, Tensor], prefix: str = "") -> Match:
+def load_matching(model: nn.Module, weights: Mapping[str, Tensor], prefix: str = "", within: str = "") -> Match:
     """Copies those tensors of any state dict into a network that match by name and shape, and tells which did.
 
     Args:
@@ -65,11 +65,16 @@ def load_matching(model: nn.Module, weights: Mapping[str, Tensor], prefix: str =
         weights: Its tensors, or another's, by name.
         prefix: Put before the offered names: ``"trunk."`` brings the weights of torchvision, PyTorchVideo or timm into
             the stream that holds such a network.
+        within: Taken off the offered names first, and those that do not begin with it are not used: ``"backbone."``
+            finds that network within a larger one.
 
     Raises:
         VieError: None does but scalars and vectors: a norm's or a bias's length fits many networks and carries little.
     """
-    weights = {prefix + name: value for name, value in weights.items()}
+    inner = {name.removeprefix(within): value for name, value in weights.items() if name.startswith(within)}
+    if not inner:
+        raise VieError(f"no weights begin with {within!r}, but {list_names(list(weights))}: give what they begin with")
+    weights = {prefix + name: value for name, value in inner.items()}
     own = model.state_dict()
     shared = [name for name in own if name in weights]
     loaded = [name for name in shared if own[name].shape == weights[name].shape]

@@ -69,6 +69,23 @@ def test_counters_of_batches_may_be_missing(tmp_path):
     assert all(torch.equal(model.state_dict()[at], value) for at, value in weights.items())
 
 
+def test_a_network_within_a_larger_one(tmp_path):
+    """As lightly and MoCo save theirs: the trunk beside a projection head and a copy of itself."""
+    peer, other = video.mc3_18(), video.mc3_18()
+    larger = {
+        **{f"backbone.{at}": value for at, value in peer.state_dict().items() if not at.startswith("fc.")},
+        **{f"backbone_momentum.{at}": value for at, value in other.state_dict().items()},
+        "projection_head.layers.0.weight": torch.zeros(8, 512),
+    }
+    torch.save(larger, tmp_path / "larger.pth")
+    model = create_model("torchvision_mc3_18", embed_dim=8)
+    begin_from(model, str(tmp_path / "larger.pth"), "trunk.", "backbone.")
+    begun = model.trunk.state_dict()
+    assert all(torch.equal(value, begun[at]) for at, value in peer.state_dict().items() if not at.startswith("fc."))
+    with pytest.raises(VieError, match=r"no weights begin with 'encoder\.', but backbone\.stem\.0\.weight, "):
+        begin_from(model, str(tmp_path / "larger.pth"), "trunk.", "encoder.")
+
+
 def test_a_run_begins_from_a_file_of_another_library(tiny_corpus, tmp_path):
     peer = video.mc3_18()
     wrapped = {"epoch": 3, "state_dict": {f"module.{at}": value for at, value in peer.state_dict().items()}}
