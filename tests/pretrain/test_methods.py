@@ -17,6 +17,7 @@ from pretrain.monitor import METRICS_NAME
 from pretrain.reporting.report import STAGES, write_report
 from pretrain.settings import RECIPES, parse_config
 from pretrain.train import Trainer
+from tests import conftest
 from tests.conftest import NEEDS_GPU, rewrite_index, tiny_run, write_corpus
 from vie import Sampling, VieError, load
 from vie.history import read_history
@@ -381,7 +382,7 @@ class TestSimCLR:
 
 
 class TestLearning:
-    """On videos of one plain frame, so that they are known by heart in a second."""
+    """On videos of one plain frame, so that they are known by heart in a second, or whose frames only brighten."""
 
     SETTINGS = (
         *PLAIN,
@@ -400,10 +401,35 @@ class TestLearning:
     def test_learns_by_heart(self, method, tmp_path):
         corpus = write_corpus(tmp_path / "corpus", ["train"] * 48, [(1, 24, 24)] * 48, [25.0] * 48)
         job = trainer(method, corpus, tmp_path / "run", *self.SETTINGS)
-        job.train()
-        losses = [row["loss"] for row in read_history(job.run) if "loss" in row]
+        losses = self.losses(job)
         assert losses[0] > 0.7 * np.log(4)
         assert np.mean(losses[-5:]) < 0.1
+
+    def test_opn_sorts_frames_that_brighten(self, tmp_path, monkeypatch):
+        def brightening(shape: str, motion: str, frames: int, height: int, width: int, seed: int) -> Tensor:
+            levels = torch.linspace(20, 235, frames).to(torch.uint8)
+            return levels[:, None, None, None].expand(-1, height, width, 3)
+
+        monkeypatch.setattr(conftest, "moving_shape", brightening)
+        corpus = write_corpus(tmp_path / "corpus", ["train"] * 48, [(16, 24, 24)] * 48, [25.0] * 48)
+        job = trainer("opn", corpus, tmp_path / "run", *self.SETTINGS, "optim.lr=0.03", "baseline.steps=150")
+        losses = self.losses(job)
+        assert np.mean(losses[:5]) > 0.9 * np.log(len(FORWARD))
+        assert np.mean(losses[-10:]) < 0.3
+
+    def test_simclr_finds_the_other_view(self, tmp_path):
+        corpus = write_corpus(tmp_path / "corpus", ["train"] * 48, [(1, 24, 24)] * 48, [25.0] * 48)
+        strong = [f"augmentation.{name}=0.4" for name in ("brightness", "contrast", "saturation", "hue", "grey")]
+        more = ("augmentation.short_side=[1.1,1.4]", "optim.lr=0.03", "baseline.steps=120")
+        losses = self.losses(trainer("simclr", corpus, tmp_path / "run", *self.SETTINGS, *strong, *more))
+        chance = np.log(2 * 12 - 1)
+        assert np.mean(losses[:5]) > chance
+        assert np.mean(losses[-10:]) < 0.7 * chance
+
+    @staticmethod
+    def losses(job: Trainer) -> list[float]:
+        job.train()
+        return [row["loss"] for row in read_history(job.run) if "loss" in row]
 
 
 class TestRecipes:
