@@ -91,7 +91,7 @@ def _channels_first(name: str, space: spaces.Space[Any]) -> bool:
 
 def encoders(model: BaseAlgorithm) -> list[VisualEncoder]:
     """All encoders of an agent, those of its target networks too."""
-    return [module for module in model.policy.modules() if isinstance(module, VisualEncoder)]
+    return _within(model.policy)
 
 
 def verify(model: BaseAlgorithm, as_loaded: bool = False) -> None:
@@ -159,10 +159,20 @@ def _enter(model: BaseAlgorithm) -> None:
 
 
 def _optimizers(model: BaseAlgorithm) -> Iterator[tuple[Optimizer, list[VisualEncoder]]]:
-    """Each optimizer of a policy and the encoders that it trains; targets have none."""
+    """Each optimizer of a policy and the encoders that it trains; targets have none.
+
+    A critic that shares the actor's extractor leaves it to the actor's optimizer, whether or not its own holds it.
+    """
+    trained = [part for name, part in model.policy.named_children() if not name.endswith("_target")]
     whole = getattr(model.policy, "optimizer", None)
-    parts: list[Any] = [model.policy] if whole else list(model.policy.children())
-    for part in parts:
+    if whole:
+        yield whole, _within(*trained)
+        return
+    for part in trained:
         optimizer = getattr(part, "optimizer", None)
         if optimizer:
-            yield optimizer, [module for module in part.modules() if isinstance(module, VisualEncoder)]
+            yield optimizer, [] if getattr(part, "share_features_extractor", False) else _within(part)
+
+
+def _within(*parts: nn.Module) -> list[VisualEncoder]:
+    return [module for module in nn.ModuleList(parts).modules() if isinstance(module, VisualEncoder)]

@@ -2,12 +2,14 @@
 
 import copy
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("stable_baselines3")
 
+import stable_baselines3
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
@@ -73,6 +75,45 @@ def test_an_agent_learns_and_keeps_the_contract(kind, source, pictures, tmp_path
             torch.equal(encoder.eval()(pictures), wanted)
             for encoder, wanted in zip(encoders(again), after, strict=True)
         )
+
+
+class Steps(gymnasium.ActionWrapper[np.ndarray, int, np.ndarray]):
+    """The dot moved by numbered steps."""
+
+    def __init__(self) -> None:
+        super().__init__(Dot())
+        self.action_space = gymnasium.spaces.Discrete(3)
+
+    def action(self, action: int) -> np.ndarray:
+        return np.full(self.env.action_space.shape, action - 1, np.float32)
+
+
+@pytest.mark.parametrize("mode", ["frozen", "finetune"])
+@pytest.mark.parametrize("kind", ["DQN", "SAC", "TD3"])
+def test_targets_and_shared_extractors(kind, source, tmp_path, mode):
+    """DQN's target lies beside what its one optimizer trains; an extractor that is shared is trained by the actor."""
+    algorithm = getattr(stable_baselines3, kind)
+    more = {"buffer_size": 100, "learning_starts": 4, "batch_size": 8, "train_freq": (1, "step")}
+    shared = {} if kind == "DQN" else {"share_features_extractor": True}
+    settings = policy(source, mode=mode) | shared
+    env = Steps() if kind == "DQN" else Dot()
+    model = algorithm("CnnPolicy", env, policy_kwargs=settings, seed=0, device="cpu", **more)
+    verify(model, as_loaded=True)
+    before = encoders(model)[0].fingerprint()
+    model.learn(16)
+    verify(model)
+    assert (encoders(model)[0].fingerprint() != before) == (mode == "finetune")
+    model.save(tmp_path / "agent.zip")
+    again = sb3.load(algorithm, tmp_path / "agent.zip", device="cpu")
+    verify(again)
+    assert [each.fingerprint() for each in encoders(again)] == [each.fingerprint() for each in encoders(model)]
+
+
+def test_an_optimizer_that_lost_the_encoder_is_named(source):
+    model = agent(SAC, source, mode="finetune")
+    model.actor.optimizer = torch.optim.Adam(model.actor.mu.parameters())
+    with pytest.raises(VieError, match=r"optimi[sz]er"):
+        verify(model)
 
 
 def test_extractors_hold_the_frozen_trunk_once(source):
