@@ -1,5 +1,6 @@
 """A whole run as settings: what acts where, what it sees through, and how it learns."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,21 +137,34 @@ class TrainConfig(RunConfig):
     agent: AgentConfig = field(default_factory=AgentConfig)
 
 
+ANY, SOME, SHARE = (0.0, math.inf), (1.0, math.inf), (0.0, 1.0)
+
+AGENT = {
+    **dict.fromkeys(("exploration", "policy_lr", "imitation_lr"), ANY),
+    "policy_ema": SHARE,
+    **{f"{kind}.{name}": SHARE for kind in ("sac", "calql", "iql", "parl") for name in ("gamma", "tau")},
+    **{f"{kind}.critic_lr": ANY for kind in ("sac", "calql", "iql", "parl")},
+    **{f"{kind}.policy_lr": ANY for kind in ("sac", "calql", "iql")},
+    **{f"{kind}.{name}": ANY for kind in ("calql", "parl") for name in ("weight", "temperature")},
+    **{f"{kind}.expectile": SHARE for kind in ("iql", "parl")},
+    **dict.fromkeys(("iql.temperature", "iql.largest_weight"), ANY),
+}
+
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1),
-    **dict.fromkeys(("films", "distil_per_update"), (0, float("inf"))),
+    **dict.fromkeys(("offline_updates", "imitation_updates", "online_steps"), ANY),
+    **dict.fromkeys(("updates_per_step", "distil_per_update"), ANY),
+    **dict.fromkeys(("evaluate_every", "evaluate_every_steps", "evaluation_episodes", "films"), ANY),
+    **dict.fromkeys(("checkpoint_every", "log_every"), SOME),
+    **dict.fromkeys(("data.rows", "data.batch", "data.chunk"), SOME),
+    **dict.fromkeys(("data.gamma", "data.edge"), SHARE),
     **dict.fromkeys(("data.mix", "retrain.mix"), (-1, 1)),
-    **dict.fromkeys(("data.gamma", "data.edge"), (0, 1)),
-    **dict.fromkeys(
-        (
-            *("data.rows", "data.batch", "data.chunk", "checkpoint_every", "log_every"),
-            *("environment.size", "environment.parallel"),
-        ),
-        (1, float("inf")),
-    ),
-    **{f"agent.{kind}.gamma": (0, 1) for kind in ("sac", "calql", "iql", "parl")},
-    **{f"agent.{kind}.expectile": (0, 1) for kind in ("iql", "parl")},
-    **{f"agent.{kind}.tau": (0, 1) for kind in ("sac", "calql", "iql", "parl")},
+    **dict.fromkeys(("data.extra", "retrain.extra", "retrain.offline_updates"), ANY),
+    **dict.fromkeys(("environment.size", "environment.max_steps", "environment.parallel"), SOME),
+    **dict.fromkeys(("environment.timeout", "environment.control_hz"), (1e-3, math.inf)),
+    **dict.fromkeys(("encoder.project", "encoder.size"), SOME),
+    "encoder.most_shift": ANY,
+    **{f"{place}.{key}": interval for place in ("agent", "retrain.agent") for key, interval in AGENT.items()},
 }
 """Least and greatest values that make sense."""
 

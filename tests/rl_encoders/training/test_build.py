@@ -122,6 +122,16 @@ def test_the_discount_is_that_of_the_agent_that_counts():
         (["agent.algorithm=dqn"], "bad setting"),
         (["agent.algorithm=bc", "online_steps=5"], "imitates data alone: give online_steps=0, not 5"),
         (["agent.sac.gamma=1.5"], "agent.sac.gamma=1.5 is out of range"),
+        *(
+            ([f"{key}={value}"], f"{key}={float(value):g}(\\.0)? is out of range: give ")
+            for key, value in (
+                *(("online_steps", -1), ("offline_updates", -5), ("updates_per_step", -1), ("evaluation_episodes", -1)),
+                *(("evaluate_every_steps", -2), ("data.extra", -1), ("environment.max_steps", 0), ("encoder.size", 0)),
+                *(("encoder.most_shift", -1), ("environment.control_hz", 0), ("agent.exploration", -0.5)),
+                *(("agent.policy_ema", 2), ("agent.policy_lr", -1), ("agent.parl.critic_lr", -1)),
+                *(("agent.calql.weight", -1), ("agent.iql.temperature", -1)),
+            )
+        ),
     ],
 )
 def test_mistakes_are_named(overrides, message):
