@@ -93,6 +93,7 @@ class Training:
             )
         self.config, self.agent, self.worlds, self.control_hz = config, agent, worlds, control_hz
         self.run, self.offline = Path(config.run), offline
+        self._rows = rows_needed(config, getattr(worlds[0], "max_steps", None) if worlds else None)
         self.online: Replay | None = None
         self.imitated = self.updates = self.steps = self.episodes = self.attempts = 0
         self.owed = 0.0
@@ -252,8 +253,7 @@ class Training:
 
     def _remember(self, one: Stored) -> None:
         if self.online is None:
-            rows = rows_needed(self.config, getattr(self.worlds[0], "max_steps", None) if self.worlds else None)
-            self.online = new_replay(rows, self.agent.eyes, self.agent.device, self.config.data)
+            self.online = new_replay(self._rows, self.agent.eyes, self.agent.device, self.config.data)
         one.put_into(self.online, self.config.data)
 
     def evaluate(self, films: int = 0) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What an agent has kept of its episodes, on disk before the next one begins."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -130,9 +131,17 @@ def rows_needed(config: RunConfig, max_steps: int | None) -> int:
     Args:
         config: Of the run.
         max_steps: Of an episode; None if nobody says.
+
+    Raises:
+        VieError: An episode as long as that would not fit.
     """
     if max_steps is None:
         return config.data.rows
+    longest = math.ceil(max_steps / config.data.chunk) + 1
+    if config.online_steps and longest > config.data.rows:
+        raise VieError(
+            f"data.rows={config.data.rows} are too few for an episode of {max_steps} steps: give at least {longest}"
+        )
     # Of an episode, or of each chain of its chunks, as many rows are taken as it has steps, and one for its end; there
     # are no more chains than steps. The last episode may begin a step before the end.
     return min(config.data.rows, 2 * (config.online_steps + max_steps))

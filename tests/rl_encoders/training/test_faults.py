@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from rl_encoders.training.config import DataConfig
 from tests.rl_encoders.training.runs import Training, agent, config
 from tests.rl_encoders.training.worlds import LENGTH, Line, random_walks
 from vie import VieError
@@ -49,6 +50,21 @@ def test_a_bad_episode_is_named_and_those_before_it_are_kept(tmp_path):
 def test_data_of_another_environment_is_refused(tmp_path):
     with pytest.raises(VieError, match="walk 0 has no observation 'pixels'"):
         Training(config(tmp_path), agent(), random_walks(2), Line(pixels=True))
+
+
+@pytest.mark.parametrize(("chunk", "least"), [(1, 13), (5, 4)])
+def test_a_replay_without_room_for_an_episode_is_told_before_anything_is_learned(tmp_path, chunk, least):
+    world = Line()
+    world.max_steps = 12
+
+    def training(rows: int):
+        data = DataConfig(gamma=0.9, batch=4, rows=rows, chunk=chunk)
+        return Training(config(tmp_path / "run", data=data), agent(), random_walks(2), world)
+
+    with pytest.raises(VieError, match=f"data.rows={least - 1} are too few for an episode of 12 steps: .* {least}"):
+        training(least - 1)
+    assert not (tmp_path / "run").exists()
+    training(least)
 
 
 class Flaky(Line):
