@@ -42,7 +42,8 @@ def test_plug_in_runs_from_top_to_bottom(here):
 
 def test_the_readme_shows_an_agent_that_learns(here):
     (block,) = (block for block in blocks("README.md", "python") if "VieExtractor" in block)
-    names = {"env": Dot()}
+    pytest.importorskip("ale_py")
+    names: dict[str, object] = {}
     shorter = block.replace("policy_kwargs=policy", "policy_kwargs=policy, n_steps=16, batch_size=16").replace(
         "2048", "16"
     )
