@@ -4,7 +4,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from pretrain.preparation.folders import by_key
+from pretrain.preparation.folders import by_key, walk
 from pretrain.preparation.listed import LABEL, SPLITS, Row, Video, read_csv, split_word
 from vie.errors import VieError
 
@@ -14,7 +14,7 @@ COLUMNS = ("youtube_id", "time_start", "time_end")
 def kinetics_files(source: Path) -> list[Path]:
     """The lists that a file or folder is, such as ``train.csv`` and ``validate.csv``; none where it is none."""
     files = [source] if source.suffix.lower() == ".csv" else []
-    if source.is_dir():
+    if source.is_dir() and not any(True for _ in walk(source)):  # lists may also lie beside the videos
         files = sorted(file for file in source.glob("*.csv") if file.stem.lower() in SPLITS)
     return files if all(map(_is_kinetics, files)) else []
 
@@ -23,7 +23,7 @@ def list_kinetics(files: Sequence[Path], root: Path) -> tuple[list[str], list[Vi
     """Lists the videos of some lists; files that are not there stay in the list.
 
     Args:
-        files: From ``kinetics_files``; one without a column ``split`` is of the split that its name says.
+        files: From ``kinetics_files``; of several, one without a column ``split`` is of the split that its name says.
         root: Folder below which the files ``{youtube_id}_{start:06d}_{end:06d}.mp4`` lie.
 
     Returns:
@@ -35,7 +35,9 @@ def list_kinetics(files: Sequence[Path], root: Path) -> tuple[list[str], list[Vi
     found = by_key(root, lambda place: place.stem)
     listed = [(file, *read_csv(file)) for file in files]
     videos = [
-        _video(row, found, root, file, number) for file, _, rows in listed for number, row in enumerate(rows, start=2)
+        _video(row, found, root, file, number, SPLITS.get(file.stem.lower(), "") if len(files) > 1 else "")
+        for file, _, rows in listed
+        for number, row in enumerate(rows, start=2)
     ]
     return [LABEL] if any(LABEL in columns for _, columns, _ in listed) else [], videos
 
@@ -49,12 +51,12 @@ def _is_kinetics(file: Path) -> bool:
     return all(column in columns for column in COLUMNS)
 
 
-def _video(row: Row, found: dict[str, str], root: Path, file: Path, number: int) -> Video:
+def _video(row: Row, found: dict[str, str], root: Path, file: Path, number: int, named: str) -> Video:
     try:
         start, end = (int(float(row[column])) for column in ("time_start", "time_end"))
     except (ValueError, OverflowError) as error:
         raise VieError(f"{file}: line {number} has no valid times ({error}): mend or delete the line") from error
     stem = f"{row['youtube_id']}_{start:06d}_{end:06d}"
     name = found.get(stem, stem + ".mp4")
-    split = row.get("split") or SPLITS.get(file.stem.lower(), "")
+    split = row.get("split") or named
     return Video(name, root / name, split_word(split), {LABEL: row[LABEL]} if row.get(LABEL) else {})

@@ -145,7 +145,8 @@ AGENT = {
     **{f"{kind}.{name}": SHARE for kind in ("sac", "calql", "iql", "parl") for name in ("gamma", "tau")},
     **{f"{kind}.critic_lr": ANY for kind in ("sac", "calql", "iql", "parl")},
     **{f"{kind}.policy_lr": ANY for kind in ("sac", "calql", "iql")},
-    **{f"{kind}.{name}": ANY for kind in ("calql", "parl") for name in ("weight", "temperature")},
+    **{f"{kind}.weight": ANY for kind in ("calql", "parl")},
+    **{f"{kind}.temperature": (1e-6, math.inf) for kind in ("calql", "parl")},
     **{f"{kind}.expectile": SHARE for kind in ("iql", "parl")},
     **dict.fromkeys(("iql.temperature", "iql.largest_weight"), ANY),
 }

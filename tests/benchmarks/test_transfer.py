@@ -66,7 +66,7 @@ def bench_for(corpus: Path, encoder: Path, *settings: str) -> tuple[Bench, torch
 @pytest.mark.parametrize("task", sorted(path.stem for path in TASKS.glob("*.yaml")))
 def test_every_task_is_readable(task):
     config = parse_task(task)
-    assert task in (config.task, f"{config.task}_{task.removeprefix(config.task + '_')}")
+    assert task.startswith(config.task.removesuffix("_cj"))
     for mode in config.modes:
         if mode != "knn":
             schedule = config.linear if mode == "random" else getattr(config, mode)
@@ -471,16 +471,18 @@ class TestTable:
         assert "| static | 1 | 95.0 | 12.0 |" in lines
         assert "| dynamic | 1 | 60.0 | 99.0 |" in lines
 
-    def test_two_encoders_of_one_name_have_no_mean(self, tmp_path, capsys):
-        for name, weights in (("a", "1f"), ("b", "2e")):
+    @pytest.mark.parametrize("order", ["ab", "oab", "aob"])
+    def test_two_encoders_of_one_name_have_no_mean(self, tmp_path, capsys, order):
+        """Results of earlier versions, which tell no weights, hide nothing."""
+        for name, weights in (("a", {"weights": "1f"}), ("b", {"weights": "2e"}), ("o", {})):
             (tmp_path / name).mkdir()
             self.write(tmp_path / name, "one", 0, {"shape": 70.0})
             (file,) = (tmp_path / name).iterdir()
             content = json.loads(file.read_text())
-            content["encoder"]["weights"] = weights
+            content["encoder"] |= weights
             file.write_text(json.dumps(content))
         with pytest.raises(SystemExit):
-            main(["table", str(tmp_path / "a"), str(tmp_path / "b")])
+            main(["table", *(str(tmp_path / name) for name in order)])
         assert "was measured twice, and encoder.weights differ" in capsys.readouterr().err
 
     @pytest.mark.parametrize("readout", [(), ("--readout", "linear conv5 flat")])

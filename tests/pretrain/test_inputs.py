@@ -163,6 +163,12 @@ def test_kinetics_folder_of_lists(tmp_path):
         list_videos(lists, root=videos)
 
 
+def test_kinetics_lists_beside_the_videos_leave_a_folder_of_videos(tmp_path):
+    touch(tmp_path, "train/golf/a.mp4", "train/archery/b.mp4")
+    write_csv(tmp_path / "train.csv", KINETICS, ["golf", "a", "0", "10", "train", "0"])
+    assert [video.name for video in list_videos(tmp_path)] == ["train/archery/b.mp4", "train/golf/a.mp4"]
+
+
 def test_other_lists_do_not_make_a_folder_kinetics(tmp_path):
     touch(tmp_path, "train/golf/a.mp4", "train/archery/b.mp4")
     write_csv(tmp_path / "train.csv", ["path", "label"], ["a.mp4", "golf"])
