@@ -21,7 +21,7 @@ class ModelConfig:
             heads that it does not fit are new. null begins from random weights.
         start_prefix: Put before the names in start: "trunk." for weights of torchvision, PyTorchVideo or timm.
         start_within: Taken off these names first; those that do not begin with it are left out: "backbone." for a
-            network within one of lightly, "encoder_q." for one of MoCo.
+            network that a method holds as its backbone, "encoder_q." for one of MoCo.
     """
 
     name: str = "vie_resnet3d_r18"

@@ -140,7 +140,8 @@ def rows_needed(config: RunConfig, max_steps: int | None) -> int:
     longest = math.ceil(max_steps / config.data.chunk) + 1
     if config.online_steps and longest > config.data.rows:
         raise VieError(
-            f"data.rows={config.data.rows} are too few for an episode of {max_steps} steps: give at least {longest}"
+            f"data.rows={config.data.rows} are too few for an episode of {max_steps} steps: give at least {longest}, "
+            "or lower environment.max_steps"
         )
     # Of an episode, or of each chain of its chunks, as many rows are taken as it has steps, and one for its end; there
     # are no more chains than steps. The last episode may begin a step before the end.
