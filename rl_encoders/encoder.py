@@ -96,7 +96,7 @@ class VisualEncoder(nn.Module):
         """What is kept of the trunk's taps of one camera: of a frozen trunk, once for each picture that is new.
 
         Args:
-            frames: (B, T, H, W, 3) uint8.
+            frames: (B, T, H, W, 3) uint8, on any device.
 
         Returns:
             (B * history, ...) float32, not to be written to.
@@ -105,7 +105,13 @@ class VisualEncoder(nn.Module):
         # What torch.vmap runs over cannot be compared, and so not found again.
         if self.trunk.is_trained or torch.compiler.is_compiling() or torch._C._functorch.is_batchedtensor(clips):
             return self.encode(clips)
+        if self.cache is not None and clips.device.type == "cpu":
+            return self.cached(clips)  # whose hashes take less than a comparison
         key = self.feature_fingerprint(), self.cache and (self.cache.folder, self.kept_dtype)
+        # A batch is compared where it is encoded. One picture is where it comes from: every answer of a GPU is waited
+        # for, longer than it takes to find that two pictures in the host's memory differ.
+        if len(clips) > 1:
+            clips = clips.to(self.device, non_blocking=True)
         return encoded_once(key, clips, self.encode if self.cache is None else self.cached)
 
     def cached(self, clips: Tensor) -> Tensor:
@@ -133,9 +139,7 @@ class VisualEncoder(nn.Module):
 
     def encode(self, clips: Tensor) -> Tensor:
         """What is kept of the trunk's taps of clips (N, T, H, W, 3) uint8, without a cache: (N, ...) float32."""
-        clips = clips.to(self.device)
-        if clips.shape[1] == 1 < self.sampling.frames:
-            clips = clips.expand(-1, self.sampling.frames, -1, -1, -1)
+        clips = clips.to(self.device, non_blocking=True)
         if not self.compiles or torch.compiler.is_compiling():
             return self._encode(clips)
         if self.trunk.is_trained:
@@ -149,6 +153,8 @@ class VisualEncoder(nn.Module):
     def _encode(self, clips: Tensor) -> Tensor:
         stream = self.trunk.stream
         clip = normalise(stream.resize(clips, self.sampling), stream.mean, stream.std)
+        if clip.shape[2] == 1:
+            clip = clip.expand(-1, -1, self.sampling.frames, -1, -1)
         dtype = PRECISIONS[self.precision]
         with torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
             return self._pool(0).keep(stream, self.trunk(clip)).float()
@@ -156,6 +162,7 @@ class VisualEncoder(nn.Module):
     def read(self, features: Sequence[Tensor], proprio: Tensor | None = None, detach: bool = False) -> Tensor:
         """The learned part alone: vectors (B, output_dim) of what ``features`` gave for each camera."""
         vectors = [self._pool(number)(kept) for number, kept in enumerate(features)]
+        # Of one camera too it copies: what is remembered of a batch is not to be written to.
         joined = torch.cat([vector.unflatten(0, (-1, self.heads.history)).flatten(1) for vector in vectors], dim=1)
         # Whatever a host's autocast makes of pools: agents keep vectors in buffers of float32.
         joined = self.project(joined).float()

@@ -24,10 +24,10 @@ def split(
             of it are ignored.
         views: Names of the cameras; empty for one without a name.
         proprio: Parts of the proprioception and their lengths.
-        device: Where to.
+        device: Where the numbers of the proprioception are wanted.
 
     Returns:
-        For each camera (B, T, H, W, 3) uint8, and (B, sum of lengths) float32 or None.
+        For each camera (B, T, H, W, 3) uint8 where they are, and (B, sum of lengths) float32 on the device or None.
 
     Raises:
         VieError: Something is missing, or of another type or shape.
@@ -38,7 +38,7 @@ def split(
                 f"the observation is a mapping of {_names(observation)}, and the encoder knows no cameras: load it "
                 "with views=[NAME, ...]"
             )
-        return [pixels(observation, "the observation", device)], None
+        return [pixels(observation, "the observation")], None
     if not isinstance(observation, Mapping):
         raise VieError(
             f"the observation is a {type(observation).__name__}: this encoder takes a mapping with "
@@ -47,7 +47,7 @@ def split(
     for name in [*(views or ["pixels"]), *proprio]:
         if name not in observation:
             raise VieError(f"the observation has no {name!r}: it has {_names(observation)}")
-    seen = [pixels(observation[name], name, device) for name in views or ["pixels"]]
+    seen = [pixels(observation[name], name) for name in views or ["pixels"]]
     if not proprio:
         parts: list[Tensor] = []
     else:
@@ -58,8 +58,8 @@ def split(
     return seen, torch.cat(parts, dim=1) if parts else None
 
 
-def pixels(array: Array, name: str, device: torch.device) -> Tensor:
-    """uint8 (B, T, H, W, 3) on a device, of uint8 pixels (B, H, W, 3) or (B, T, H, W, 3); else ``VieError``."""
+def pixels(array: Array, name: str) -> Tensor:
+    """uint8 (B, T, H, W, 3), of uint8 pixels (B, H, W, 3) or (B, T, H, W, 3); else ``VieError``."""
     tensor = _tensor(array, name)
     shape = tuple(tensor.shape)
     if tensor.dtype != torch.uint8:
@@ -69,7 +69,7 @@ def pixels(array: Array, name: str, device: torch.device) -> Tensor:
     if tensor.ndim not in (4, 5) or shape[-1] != 3:
         hint = "move the channels to the end" if len(shape) in (4, 5) and shape[-3] == 3 else "give RGB pixels"
         raise VieError(f"{name} has the shape {shape}, not (B, H, W, 3) or (B, T, H, W, 3): {hint}")
-    return (tensor.unsqueeze(1) if tensor.ndim == 4 else tensor).to(device, non_blocking=True)
+    return tensor.unsqueeze(1) if tensor.ndim == 4 else tensor
 
 
 def _numbers(array: Array, name: str, length: int, device: torch.device) -> Tensor:

@@ -43,25 +43,32 @@ def encoded_once(key: object, clips: Tensor, encode: Callable[[Tensor], Tensor])
     Returns:
         (N, ...), not to be written to: the next caller may be given the same tensor.
     """
-    new = torch.ones(len(clips), dtype=torch.bool, device=clips.device)
-    new[1:] = (clips[1:] != clips[:-1]).flatten(1).any(dim=1)
-    first = new.nonzero()[:, 0]
-    repeats = len(first) < len(clips)
-    alone = clips[first] if repeats else clips
-    features = _find(key, alone)
+    features = _find(key, clips)
+    if features is not None:
+        return features
+    alone, number = (clips, None) if len(clips) == 1 else _without_repeats(clips)
+    features = _find(key, alone) if number is not None else None
     if features is None:
         # Not as inference tensors, which could not be trained on later.
         with torch.inference_mode(False), torch.no_grad():
             features = encode(alone.clone() if alone.is_inference() else alone)
             # The caller may write over its own batch.
-            _remember(_Seen(key, alone if repeats and not alone.is_inference() else alone.clone(), features))
-    return features[new.cumsum(0) - 1] if repeats else features
+            _remember(_Seen(key, alone.clone() if number is None or alone.is_inference() else alone, features))
+    return features if number is None else features[number]
 
 
 def forget() -> None:
     """Frees the batches that are remembered."""
     with _LOCK:
         _SEEN.clear()
+
+
+def _without_repeats(clips: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The clips that differ from the one before, and for every clip its number among them; None if all do."""
+    new = torch.ones(len(clips), dtype=torch.bool, device=clips.device)
+    new[1:] = (clips[1:] != clips[:-1]).flatten(1).any(dim=1)
+    first = new.nonzero()[:, 0]
+    return (clips, None) if len(first) == len(clips) else (clips[first], new.cumsum(0) - 1)
 
 
 def _find(key: object, clips: Tensor) -> Tensor | None:

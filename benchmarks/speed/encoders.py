@@ -84,6 +84,7 @@ def _train(job: Job, model: dict[str, Any], size: int, batch: int, folder: str) 
     for each in pictures:
         cached(each)
     keys = [cache.keys(fingerprint, torch.from_numpy(each)[:, None]) for each in pictures]
+    kept = [cache.get(each, cached.kept_shape, cached.kept_dtype).to(job.device) for each in keys]
     turns = cycle(range(BATCHES))
 
     def update(encode: Callable[[int], Tensor]) -> None:
@@ -92,13 +93,14 @@ def _train(job: Job, model: dict[str, Any], size: int, batch: int, folder: str) 
         optimizer.step()
 
     def by_key(number: int) -> Tensor:
-        kept = cache.get(keys[number], cached.kept_shape, cached.kept_dtype)
-        return cached.read([kept.to(job.device)])
+        features = cache.get(keys[number], cached.kept_shape, cached.kept_dtype)
+        return cached.read([features.to(job.device)])
 
     ways: Ways = {
         "encoded again": lambda: update(lambda number: plain(pictures[number])),
         "from the cache, by the pixels": lambda: update(lambda number: cached(pictures[number])),
         "from the cache, by kept keys": lambda: update(by_key),
+        "all features in the device's memory": lambda: update(lambda number: cached.read([kept[number]])),
     }
     return [(f"train: a batch of {batch} pictures of {size} pixels, vie_single_r18", ways)]
 

@@ -62,15 +62,34 @@ def crop_resize(frames: Tensor, boxes: Tensor, size: int, flip: Tensor | None = 
     Returns:
         (B, 3, T, size, size) float32 in [0, 1].
     """
-    batch, length, height, width, _ = frames.shape
-    pixels = frames.permute(0, 1, 4, 2, 3).flatten(1, 2).float().div_(255)
-    steps = (torch.arange(size, device=frames.device) + 0.5) / size
-    along_x = steps.expand(batch, size) if flip is None else torch.where(flip[:, None], 1 - steps, steps)
+    return sample(frames, sampling_grid(boxes, frames.shape[2], frames.shape[3], size, flip))
+
+
+def sampling_grid(boxes: Tensor, height: int, width: int, size: int, flip: Tensor | None = None) -> Tensor:
+    """Where ``sample`` reads the pixels of every crop.
+
+    Args:
+        boxes: (B, 4) float, as ``Boxes``.
+        height: Of the frames.
+        width: Of the frames.
+        size: Side of the result.
+        flip: (B,) bool: mirror left and right; None for none.
+
+    Returns:
+        (B, size, size, 2) as ``torch.nn.functional.grid_sample`` has it: x and y from -1 to 1 across the frame.
+    """
+    steps = (torch.arange(size, device=boxes.device) + 0.5) / size
+    along_x = steps.expand(len(boxes), size) if flip is None else torch.where(flip[:, None], 1 - steps, steps)
     y = (boxes[:, 0:1] + steps * boxes[:, 2:3]) * (2 / height) - 1
     x = (boxes[:, 1:2] + along_x * boxes[:, 3:4]) * (2 / width) - 1
-    grid = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=-1)
-    resized = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return resized.unflatten(1, (length, 3)).transpose(1, 2)
+    return torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=-1)
+
+
+def sample(frames: Tensor, grid: Tensor) -> Tensor:
+    """Bilinear pixels of frames (B, T, H, W, 3) uint8 at a grid (B, h, w, 2): (B, 3, T, h, w) float32 in [0, 1]."""
+    pixels = frames.permute(0, 1, 4, 2, 3).flatten(1, 2).float().div_(255)
+    sampled = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return sampled.unflatten(1, (frames.shape[1], 3)).transpose(1, 2)
 
 
 def shrink(frames: Tensor, short_side: int) -> Tensor:

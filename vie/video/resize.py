@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vie.errors import VieError
 from vie.video.clips import Sampling
-from vie.video.pixels import centre_boxes, crop_resize, shrink
+from vie.video.pixels import centre_boxes, sample, sampling_grid, shrink
 
 SHRINK_FROM = 1.25
 """Frames that exceed the model's short side by this factor are shrunk with antialiasing before they are cropped."""
@@ -95,14 +95,15 @@ def _as_trained(frames: Tensor, sampling: Sampling) -> Tensor:
         frames = shrink(frames, sampling.resized)
     batch, _, height, width, _ = frames.shape
     # Of a graph that is being traced it is a constant, and what stands for it there must not be kept.
-    box = (_made_box if torch.compiler.is_compiling() else _kept_box)(height, width, sampling, frames.device)
-    return crop_resize(frames, box.expand(batch, -1), sampling.size)
+    grid = (_made_grid if torch.compiler.is_compiling() else _kept_grid)(height, width, sampling, frames.device)
+    return sample(frames, grid.expand(batch, -1, -1, -1))
 
 
-def _made_box(height: int, width: int, sampling: Sampling, device: torch.device) -> Tensor:
-    return torch.from_numpy(centre_boxes(np.array([height]), np.array([width]), sampling)).to(device)
+def _made_grid(height: int, width: int, sampling: Sampling, device: torch.device) -> Tensor:
+    box = torch.from_numpy(centre_boxes(np.array([height]), np.array([width]), sampling)).to(device)
+    return sampling_grid(box, height, width, sampling.size)
 
 
-# Nothing is to be copied to the device in every pass, nor can be while a CUDA graph is captured. A graph goes on
-# reading where the box was then, so none is ever given up.
-_kept_box = functools.cache(_made_box)
+# Nothing is to be made anew in every pass, nor can be copied to the device while a CUDA graph is captured. A graph goes
+# on reading where the grid was then, so none is ever given up.
+_kept_grid = functools.cache(_made_grid)
