@@ -24,10 +24,11 @@ from benchmarks.jobs import Job, read_jobs
 from benchmarks.scheduler import Scheduler
 from benchmarks.transfer.table import tables
 from pretrain.monitor import METRICS_NAME
-from pretrain.summary import summarise
+from pretrain.summary import last_stage, summarise
 from pretrain.transfer_results import read_results
 from vie import VieError
 from vie.files import write_text_atomically
+from vie.history import read_history
 
 Row = dict[str, Any]
 
@@ -42,7 +43,8 @@ def collect(jobs: list[Job], out: Path, seeds: Sequence[int]) -> list[Row]:
         for seed in seeds:
             runs = [job.run(out, seed) for job in members]
             finished = [run for run in runs if (run / METRICS_NAME).exists()]
-            for row in summarise(finished)["results"] if finished else []:
+            rows = summarise(finished)["results"] if finished else []
+            for row in [*rows, *(row for run in finished for row in _by_bank(run))]:
                 values[group, row["stream"], row["stage"], row["label"], row["readout"]].append(row)
     return [
         {
@@ -55,6 +57,23 @@ def collect(jobs: list[Job], out: Path, seeds: Sequence[int]) -> list[Row]:
             "videos": rows[0]["videos"],
         }
         for key, rows in values.items()
+    ]
+
+
+def _by_bank(run: Path) -> list[Row]:
+    """Nearest neighbours by the bank's rows, as a run has followed them: at the last test, and the best of all."""
+    tests = [(row["step"], one) for row in read_history(run) for one in row.get("monitor", [])]
+    found: dict[tuple[str, str], list[tuple[int, Row]]] = defaultdict(list)
+    for step, one in tests:
+        found[one["label"], one["readout"]].append((step, one))
+    stream, stage = {"stream": run.resolve().name}, {"stage": last_stage(run)}
+    return [
+        {**one, **stream, **stage, "steps": step, "readout": name}
+        for (_, readout), curve in found.items()
+        for name, (step, one) in (
+            (readout, curve[-1]),
+            (f"{readout} best", max(curve, key=lambda test: test[1]["top1"])),
+        )
     ]
 
 

@@ -23,7 +23,13 @@ def begin_from(model: Stream, source: str, prefix: str = "", within: str = "") -
     Raises:
         VieError: The weights cannot be read, or do not fill the trunk.
     """
-    match = load_matching(model, read_state_dict(source), prefix, within)
+    weights = read_state_dict(source)
+    try:
+        match = load_matching(model, weights, prefix, within)
+    except VieError as error:
+        raise VieError(
+            f"{source}: {error}; model.start_within is taken off their names, and model.start_prefix put before them"
+        ) from error
     heads = tuple(f"{name}." for name in model.heads)
     # PyTorch's first batch norms counted no batches, and nothing but a cumulative average asks for their number.
     unfilled = [

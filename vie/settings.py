@@ -83,7 +83,7 @@ _parser_of = functools.cache(settings_parser)
 
 
 def _interval(least: float, greatest: float) -> str:
-    return f"at least {least}" if greatest == math.inf else f"a value from {least} to {greatest}"
+    return f"at least {least:.12g}" if greatest == math.inf else f"a value from {least:.12g} to {greatest:.12g}"
 
 
 def dump_settings(settings: Any) -> str:

@@ -48,13 +48,18 @@ def _act(job: Job, model: dict[str, Any], size: int, batch: int, folder: str) ->
         frozen = load(name, **model, size=size, device=job.device).eval()
         tuned = load(name, **model, size=size, device=job.device, mode="finetune").eval()
         bare = load(name, **model, size=size, device=job.device).trunk.stream
+        compiled = load(name, **model, size=size, device=job.device, compile=True).eval()
         frames = frozen.sampling.frames
 
-        @torch.no_grad()
-        def alone() -> Tensor:
-            picture = torch.from_numpy(next(pictures))[None].to(job.device)
+        def trunk(picture: Tensor) -> Tensor:
             clip = picture.permute(0, 3, 1, 2).float().div(255).unsqueeze(2).expand(-1, -1, frames, -1, -1)
-            return bare.pooled(normalise(clip, bare.mean, bare.std)).cpu()
+            return bare.pooled(normalise(clip, bare.mean, bare.std))
+
+        compiled_trunk = torch.compile(trunk)
+
+        @torch.no_grad()
+        def alone(trunk: Callable[[Tensor], Tensor]) -> Tensor:
+            return trunk(torch.from_numpy(next(pictures))[None].to(job.device)).cpu()
 
         @torch.no_grad()
         def encoded(encoder: VisualEncoder) -> Tensor:
@@ -62,9 +67,11 @@ def _act(job: Job, model: dict[str, Any], size: int, batch: int, folder: str) ->
             return vector
 
         return {
-            "trunk with mean and std alone": alone,
+            "trunk with mean and std alone": lambda: alone(trunk),
             "encoder, frozen": lambda: encoded(frozen),
             "encoder, fine-tuned": lambda: encoded(tuned),
+            "trunk alone, compiled": lambda: alone(compiled_trunk),
+            "encoder, frozen and compiled": lambda: encoded(compiled),
         }
 
     names = ("vie_single_r18", "vie_resnet3d_r18")

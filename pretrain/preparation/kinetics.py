@@ -12,11 +12,22 @@ COLUMNS = ("youtube_id", "time_start", "time_end")
 
 
 def kinetics_files(source: Path) -> list[Path]:
-    """The lists that a file or folder is, such as ``train.csv`` and ``validate.csv``; none where it is none."""
-    files = [source] if source.suffix.lower() == ".csv" else []
-    if source.is_dir() and not any(True for _ in walk(source)):  # lists may also lie beside the videos
-        files = sorted(file for file in source.glob("*.csv") if file.stem.lower() in SPLITS)
-    return files if all(map(_is_kinetics, files)) else []
+    """The lists that a file or folder is, such as ``train.csv`` and ``validate.csv``; none where it is none.
+
+    Raises:
+        VieError: A folder holds such lists and nothing else, and one of them is not Kinetics'.
+    """
+    if source.suffix.lower() == ".csv":
+        return [source] if _is_kinetics(source) else []
+    if not source.is_dir() or any(True for _ in walk(source)):  # lists may also lie beside the videos
+        return []
+    files = sorted(file for file in source.glob("*.csv") if file.stem.lower() in SPLITS)
+    if others := [file for file in files if not _is_kinetics(file)]:
+        raise VieError(
+            f"{others[0]} is no list of Kinetics', whose columns are {', '.join(COLUMNS)}: mend its header or take it "
+            "out of the folder; of lists with a column path give one, with a column split"
+        )
+    return files
 
 
 def list_kinetics(files: Sequence[Path], root: Path) -> tuple[list[str], list[Video]]:

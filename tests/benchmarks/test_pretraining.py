@@ -41,6 +41,10 @@ def test_jobs_become_one_table(tiny_corpus, tmp_path, monkeypatch, capsys):
         r for r in rows if r["stream"] == "tiny-a" and all(r[k] == one[k] for k in ("stage", "label", "readout"))
     )
     assert mine["mean"] == one["top1"]
+    history = map(json.loads, (tmp_path / "runs" / "seed3" / "tiny-a" / "history.jsonl").read_text().splitlines())
+    curve = [test["top1"] for row in history for test in row.get("monitor", []) if test["label"] == one["label"]]
+    by_bank = {r["readout"]: r["mean"] for r in rows if r["stream"] == "tiny-a" and r["label"] == one["label"]}
+    assert (by_bank["knn_bank"], by_bank["knn_bank best"]) == (curve[-1], max(curve))
     assert {row["stage"] for row in rows if row["stream"] == "tiny-a + tiny-b"} == {"joined", "random"}
     assert "tiny-a + tiny-b | joined" in capsys.readouterr().out
     assert (tmp_path / "runs" / "curves-tiny.svg").stat().st_size > 1000

@@ -163,6 +163,13 @@ def test_kinetics_folder_of_lists(tmp_path):
         list_videos(lists, root=videos)
 
 
+def test_a_folder_of_lists_names_the_one_that_is_not_of_kinetics(tmp_path):
+    write_csv(tmp_path / "train.csv", KINETICS, ["golf", "a", "0", "10", "train", "0"])
+    write_csv(tmp_path / "val.csv", ["path", "label"], ["a.mp4", "golf"])
+    with pytest.raises(VieError, match=r"val\.csv is no list of Kinetics', whose columns are youtube_id.*column path"):
+        list_videos(tmp_path)
+
+
 def test_kinetics_lists_beside_the_videos_leave_a_folder_of_videos(tmp_path):
     touch(tmp_path, "train/golf/a.mp4", "train/archery/b.mp4")
     write_csv(tmp_path / "train.csv", KINETICS, ["golf", "a", "0", "10", "train", "0"])

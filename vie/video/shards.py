@@ -124,10 +124,12 @@ class Shards:
             VieError: The corpus is not split in that way.
         """
         if of is not None and of not in self._index.splits:
-            known = ", ".join(self._index.splits) or "none"
+            known = ", ".join(self._index.splits)
+            cure = (
+                f"set data.split to one of its split columns, {known}" if known else "it has none: leave data.split out"
+            )
             raise VieError(
-                f"{self.path} has no split column {of!r}: its split columns are {known}: set data.split to "
-                "one of them, or prepare it from a listing with a column split.NAME"
+                f"{self.path} has no split column {of!r}: {cure}, or prepare it from a listing with a column split.NAME"
             )
         return (self._index.split if of is None else self._index.splits[of]).rows(name)
 
