@@ -57,8 +57,6 @@ class VisualEncoder(nn.Module):
         super().__init__()
         if precision not in PRECISIONS:
             raise VieError(f"precision={precision}: give one of {', '.join(PRECISIONS)}")
-        if heads.history < 1:
-            raise VieError(f"history={heads.history}: give the number of clips in an observation, at least 1")
         self.trunk = trunk
         self.sampling, self.card, self.heads, self.schedule = sampling, dict(card), heads, schedule
         self.precision, self.cache, self.kept_dtype, self.compiles = precision, cache, kept_dtype, compiles

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
+
+from vie import VieError
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,28 @@ class Heads:
     project: int | None = None
     proprio: Mapping[str, int] | None = None
     proprio_project: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ``VieError`` for what a config file makes of a slip, such as one name in place of a list of them."""
+        if isinstance(self.views, str) or not all(isinstance(name, str) for name in self.views):
+            raise VieError(f"views={self.views!r}: give the names of the cameras as a list, such as ['front', 'wrist']")
+        if len(set(self.views)) < len(self.views):
+            raise VieError(f"views={list(self.views)} names a camera twice: give each once")
+        if self.proprio is not None and not isinstance(self.proprio, Mapping):
+            raise VieError(f"proprio={self.proprio!r}: give names and lengths, such as {{'state': 7}}")
+        lengths = {
+            "history": self.history,
+            **{f"proprio {name}": length for name, length in (self.proprio or {}).items()},
+        }
+        for name in ("project", "proprio_project"):
+            if getattr(self, name) is not None:
+                lengths[name] = getattr(self, name)
+        for name, length in lengths.items():
+            if not isinstance(length, Integral) or length < 1:
+                raise VieError(f"{name}={length!r}: give a whole number, at least 1")
+        # Not a config library's own, which may not be pickled.
+        object.__setattr__(self, "views", tuple(self.views))
+        object.__setattr__(self, "proprio", dict(self.proprio) if self.proprio else None)
 
     @property
     def cameras(self) -> list[str]:

@@ -26,6 +26,7 @@ SIZED = ("timm:", "timm_", "torchvision:", "hf:", "hf_")
 """Sources whose networks may be built for pictures of one size, and have to be told."""
 
 
+@torch.inference_mode(False)  # or nothing of it could ever be trained
 def load(
     source: str | os.PathLike[str],
     mode: str = "frozen",
@@ -81,6 +82,9 @@ def load(
     Raises:
         VieError: There is no such source, its package is missing, or the arguments contradict each other.
     """
+    heads = Heads(pool, pool_arguments, views, share_views, history, project, proprio, proprio_project)
+    if size is not None and (not isinstance(size, int) or size < 1):
+        raise VieError(f"size={size!r}: give the side of the pictures in pixels, at least 1")
     schedule = Schedule(_trained(mode, train_from), layer_decay)
     if size is not None and str(source).startswith(SIZED) and not Path(source).is_dir():
         model["size"] = size
@@ -101,16 +105,6 @@ def load(
         cache = FeatureCache(Path(cache), cache_bytes)
     elif cache_bytes is not None:
         raise VieError("cache_bytes is for a cache that is given as a folder: leave it out, or give the folder")
-    heads = Heads(
-        pool,
-        pool_arguments,
-        tuple(views),
-        share_views,
-        history,
-        project,
-        dict(proprio) if proprio else None,
-        proprio_project,
-    )
     card = {"source": opened.name, "weights": opened.weights, "licence": opened.licence}
     encoder = VisualEncoder(trunk, sampling, card, heads, schedule, precision, cache, CACHED[cache_dtype], compile).to(
         device

@@ -323,11 +323,23 @@ class TestConfigs:
             (STILL | {"precision": "int8"}, "precision=int8: give one of fp32, bf16, fp16"),
             (STILL | {"history": 0}, "history=0"),
             (STILL | {"layer_decay": 2.0}, "layer_decay=2.0"),
+            (STILL | {"views": "wrist"}, r"views='wrist': give the names of the cameras as a list"),
+            (STILL | {"views": ["wrist", "wrist"]}, "names a camera twice"),
+            (STILL | {"proprio": ["state"]}, r"proprio=\['state'\]: give names and lengths"),
+            (STILL | {"proprio": {"state": "7"}}, "proprio state='7': give a whole number"),
+            (STILL | {"project": 0}, "project=0: give a whole number, at least 1"),
+            (STILL | {"size": "64"}, "size='64': give the side of the pictures in pixels"),
         ],
     )
     def test_mistakes_are_named(self, config, message):
         with pytest.raises(VieError, match=message):
             from_config(config)
+
+    def test_an_encoder_that_was_loaded_in_inference_mode_can_be_trained(self, pictures):
+        with torch.inference_mode():
+            encoder = seeded(**STILL, mode="finetune")
+        encoder(pictures).sum().backward()
+        assert all(parameter.grad is not None for parameter in encoder.trunk.parameters())
 
 
 @pytest.mark.parametrize("mode", ["frozen", "finetune"])
