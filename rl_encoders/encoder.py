@@ -128,10 +128,12 @@ class VisualEncoder(nn.Module):
         """Frames of one camera cut into clips: (B, T, H, W, 3) to (B * history, T / history, H, W, 3)."""
         history, wanted = self.heads.history, self.sampling.frames
         count, left = divmod(frames.shape[1], history)
-        if left or (count not in {1, wanted} and wanted > 1):
+        if left or count not in {1, wanted}:
+            # A network of stills would take the mean of their features, in which no motion is left.
+            takes = f"{history} (stills) or {history * wanted}" if wanted > 1 else f"{history}"
             raise VieError(
                 f"an observation has {frames.shape[1]} frames: {self.trunk.stream.model_name} with history={history} "
-                f"takes {history} (stills)" + (f" or {history * wanted}" if wanted > 1 else " or a multiple")
+                f"takes {takes}: load it with the history that the observations have"
             )
         return frames.unflatten(1, (history, count)).flatten(0, 1)
 
