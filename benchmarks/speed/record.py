@@ -128,11 +128,13 @@ def in_turns(
     The ways take turns, so that a slow minute of the machine strikes all of them.
 
     Args:
-        ways: Ready to be timed: they have run before.
+        ways: Each is called once before it is timed, as its first call may compile or set the device up.
         device: That they run on.
         seconds: That one repeat of one way takes, about.
         repeats: Turns.
     """
+    for way in ways.values():
+        way()
     calls = {name: max(1, round(seconds / max(timed(way, device), 1e-6))) for name, way in ways.items()}
     found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
