@@ -1,8 +1,8 @@
 """What an encoder costs an agent: one observation beside the bare trunk, and training on features that are kept."""
 
 import tempfile
-from collections.abc import Callable
-from itertools import cycle
+from collections.abc import Callable, Iterator
+from itertools import count, cycle
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from benchmarks.speed.record import Job, Table, in_turns, medians
 from rl_encoders import FeatureCache, VisualEncoder, load
+from rl_encoders.recent import forget
 from vie.video.pixels import normalise
 
 COLUMNS = {"what": "", "way": "", "ms": ",.3f", "least": ",.3f", "most": ",.3f", "times the first": ".3f"}
 BATCHES = 12
-"""More than are remembered of those seen last."""
 
 
 def measure(job: Job) -> None:
@@ -38,11 +38,12 @@ def measure(job: Job) -> None:
 
 
 Ways = dict[str, Callable[[], object]]
+Array = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def _act(job: Job, model: dict[str, Any], size: int, batch: int, folder: str) -> list[tuple[str, Ways]]:
     """One picture of the camera after another, from the host's memory to a vector there."""
-    pictures = cycle(_pictures(BATCHES, size))
+    pictures = _never_twice(size)
 
     def ways(name: str) -> Ways:
         frozen = load(name, **model, size=size, device=job.device).eval()
@@ -99,12 +100,17 @@ def _train(job: Job, model: dict[str, Any], size: int, batch: int, folder: str) 
         F.mse_loss(head(encode(next(turns))), actions).backward()
         optimizer.step()
 
+    def again(number: int) -> Tensor:
+        forget()  # or batches that were seen a few steps ago would be found
+        vectors: Tensor = plain(pictures[number])
+        return vectors
+
     def by_key(number: int) -> Tensor:
         features = cache.get(keys[number], cached.kept_shape, cached.kept_dtype)
         return cached.read([features.to(job.device)])
 
     ways: Ways = {
-        "encoded again": lambda: update(lambda number: plain(pictures[number])),
+        "encoded again": lambda: update(again),
         "from the cache, by the pixels": lambda: update(lambda number: cached(pictures[number])),
         "from the cache, by kept keys": lambda: update(by_key),
         "all features in the device's memory": lambda: update(lambda number: cached.read([kept[number]])),
@@ -112,5 +118,13 @@ def _train(job: Job, model: dict[str, Any], size: int, batch: int, folder: str) 
     return [(f"train: a batch of {batch} pictures of {size} pixels, vie_single_r18", ways)]
 
 
-def _pictures(count: int, size: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
+def _never_twice(size: int) -> Iterator[Array]:
+    """Pictures of which none is remembered from before, as those of a camera."""
+    picture = _pictures(1, size)[0]
+    for number in count():
+        picture[0, :4] = np.frombuffer(number.to_bytes(12, "little"), np.uint8).reshape(4, 3)
+        yield picture.copy()
+
+
+def _pictures(number: int, size: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).integers(0, 256, (number, size, size, 3), np.uint8)
