@@ -12,7 +12,10 @@ VIT = "timm_vit_tiny_patch16_224"
 GOLDEN = {
     # model, way of resizing, times the picture: (mean of the vectors, the first three numbers of the second)
     ("vie_single_r18", "", 1): (228.1316, [35.87876, 6.758718, 171.6531]),
-    ("vie_single_r18", "", 3): (3131.915, [403.0742, 121.0637, 2292.930]),  # shrunk with antialiasing before it is cropped
+    ("vie_single_r18", "", 3): (
+        3131.915,
+        [403.0742, 121.0637, 2292.930],
+    ),  # shrunk with antialiasing before it is cropped
     ("vie_single_r18", "crop", 1): (120.9058, [26.34475, 0.0, 91.56098]),
     ("vie_single_r18", "squash", 1): (227.9201, [26.54964, 4.675562, 116.9568]),
     ("vie_resnet3d_r18", "", 1): (45.24161, [67.30729, 88.62822, 50.26170]),
