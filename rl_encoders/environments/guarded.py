@@ -44,6 +44,7 @@ class _Facts:
     control_hz: float | None
     policies: tuple[str, ...]
     versions: Mapping[str, str]
+    bounds: tuple[list[float], list[float]]
 
 
 def make_environment(
@@ -93,6 +94,7 @@ class Environment(gym.Env[Parts, npt.NDArray[np.float32]]):
         control_hz: Steps in a second of what it simulates; None if it does not tell.
         policies: Names of its scripted policies.
         versions: Of the packages that decide what it does.
+        bounds: The least and the largest of each component of its own actions, which it makes of those in [-1, 1].
     """
 
     def __init__(self, wanted: Wanted, seed: int, timeout: float) -> None:
@@ -106,7 +108,7 @@ class Environment(gym.Env[Parts, npt.NDArray[np.float32]]):
             self.close()
             raise
         self.space, self.max_steps, self.policies = facts.space, facts.max_steps, facts.policies
-        self.versions, self.control_hz = facts.versions, facts.control_hz
+        self.versions, self.control_hz, self.bounds = facts.versions, facts.control_hz, facts.bounds
         self.observation_space, self.action_space = facts.spaces
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Parts, dict[str, Any]]:
@@ -181,6 +183,7 @@ def _make(wanted: Wanted) -> _Facts:
         env.control_hz,
         tuple(env.opened.demonstrations),
         versions(env.opened.packages),
+        (env.own_low.tolist(), env.own_high.tolist()),
     )
 
 

@@ -22,8 +22,8 @@ class DataConfig:
         demonstrations: Whether every episode of a LeRobot dataset without rewards succeeds, rewarded by 1 at its end.
         scale_actions: Whether the actions of a dataset without an environment are brought to [-1, 1]: each component's
             least and largest become the ends. The run's policy acts in the dataset's units (``load_policy``).
-        of_another_world: Whether data of ``vie-rl collect`` may be of another environment than the run's, or of the
-            same with other settings.
+        of_another_world: Whether data may be of another environment than the run's, or of the same with other settings
+            or bounds of actions.
         mix: Share of the offline data in a batch online; -1 is as much as there is of it.
     """
 

@@ -15,6 +15,7 @@ from rl_encoders.training.build import gamma_of, parts_seen
 from rl_encoders.training.settings import TrainConfig
 from rl_encoders.training.storage import Stored, read_offline
 from rl_encoders.trajectories import Trajectories, open_trajectories
+from rl_encoders.trajectories.minari import BOUNDS
 from vie.errors import VieError
 
 
@@ -27,7 +28,7 @@ def space_of_run(config: TrainConfig, worlds: Sequence[Environment]) -> Space:
     """What a run's environment gives and takes; without one, what its data holds.
 
     Raises:
-        VieError: There is neither; or ``vie-rl collect`` recorded the data in another environment.
+        VieError: There is neither; or the data is of another environment, or its actions have other bounds.
     """
     if worlds:
         if config.data.scale_actions:
@@ -89,3 +90,11 @@ def _check_same_world(config: TrainConfig, recorded: Mapping[str, Any], world: E
                 f"{config.dataset} was collected with {name}={recorded[name]!r}, and the run's environment has "
                 f"{value!r}: give environment.{setting} as it was there, or data.of_another_world=true if you mean it"
             )
+    bounds = recorded.get(BOUNDS, world.bounds)
+    if np.shape(bounds) == np.shape(world.bounds) and not np.allclose(bounds, world.bounds, rtol=1e-4):
+        raise VieError(
+            f"the actions of {config.dataset} lie between {bounds[0]} and {bounds[1]}, and {world.name} takes such "
+            f"between {world.bounds[0]} and {world.bounds[1]}: both would become [-1, 1], and the agent would do "
+            "something else than the data; bring the data to the environment's bounds, or give "
+            "data.of_another_world=true if you mean it"
+        )

@@ -13,6 +13,8 @@ PREFIX = "minari:"
 METADATA = Path("data/metadata.json")
 FACTS = "vie_rl"
 """In the metadata of a dataset of ``vie-rl collect``: what it is."""
+BOUNDS = "action_bounds"
+"""Among the facts of any other dataset: the least and the largest of each component of its action space."""
 
 
 def is_minari(folder: Path) -> bool:
@@ -39,7 +41,7 @@ def load(path: str) -> Any:
 
 
 def read(path: str) -> tuple[Callable[[], Iterator[Trajectory]], int, Mapping[str, Any]]:
-    """What gives the trajectories, how many there are, and what ``vie-rl collect`` recorded of them, if it did.
+    """What gives the trajectories, how many there are, and what ``vie-rl collect`` recorded of them, or ``BOUNDS``.
 
     Actions are brought from the bounds of the dataset's action space into [-1, 1], as environments take them. Parts of
     nested observations are named as in ``robot.hand``; an observation that is no mapping is ``pixels`` or ``state``.
@@ -68,7 +70,9 @@ def read(path: str) -> tuple[Callable[[], Iterator[Trajectory]], int, Mapping[st
                 bool(episode.terminations[-1]),
             )
 
-    return trajectories, int(data.total_episodes), data.storage.metadata.get(FACTS, {})
+    # ``vie-rl collect`` writes actions in [-1, 1], whatever bounds its environment has.
+    facts = data.storage.metadata.get(FACTS) or {BOUNDS: [low.tolist(), high.tolist()]}
+    return trajectories, int(data.total_episodes), facts
 
 
 def _parts(observations: Any, above: str = "") -> Iterator[tuple[str, Array]]:

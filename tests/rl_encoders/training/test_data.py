@@ -51,11 +51,18 @@ def test_another_world_is_refused_unless_one_means_it(dataset, setting, recorded
     assert check(dataset, *setting.split(), "data.of_another_world=true")
 
 
-def test_what_nobody_recorded_is_not_compared(dataset):
+def test_of_data_that_others_recorded_the_bounds_of_actions_are_compared_alone(dataset):
     metadata = dataset / "data/metadata.json"
     before = metadata.read_text()
     facts = {name: value for name, value in json.loads(before).items() if name != "vie_rl"}
+    space = json.loads(facts["action_space"])
     try:
+        metadata.write_text(json.dumps(facts))
+        told = r"lie between \[-1.0, -1.0\] and \[1.0, 1.0\], and .* between \[0.0, -3.0\] and \[1.0, 5.0\]"
+        with pytest.raises(VieError, match=told):
+            check(dataset)
+        assert check(dataset, "data.of_another_world=true")
+        facts["action_space"] = json.dumps({**space, "low": [0.0, -3.0], "high": [1.0, 5.0]})
         metadata.write_text(json.dumps(facts))
         assert check(dataset, "environment.max_steps=5")
     finally:
