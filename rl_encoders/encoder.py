@@ -109,7 +109,7 @@ class VisualEncoder(nn.Module):
         # A batch is compared where it is encoded. One picture is where it comes from: every answer of a GPU is waited
         # for, longer than it takes to find that two pictures in the host's memory differ.
         if len(clips) > 1:
-            clips = clips.to(self.device, non_blocking=True)
+            clips = clips.to(self.device)
         return encoded_once(key, clips, self.encode if self.cache is None else self.cached)
 
     def cached(self, clips: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class VisualEncoder(nn.Module):
 
     def encode(self, clips: Tensor) -> Tensor:
         """What is kept of the trunk's taps of clips (N, T, H, W, 3) uint8, without a cache: (N, ...) float32."""
-        clips = clips.to(self.device, non_blocking=True)
+        clips = clips.to(self.device)
         if not self.compiles or torch.compiler.is_compiling():
             return self._encode(clips)
         if self.trunk.is_trained:

@@ -1,6 +1,6 @@
 """What an encoder is asked for on top of its trunk."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -33,12 +33,14 @@ class Heads:
 
     def __post_init__(self) -> None:
         """Raises ``VieError`` for what a config file makes of a slip, such as one name in place of a list of them."""
-        if isinstance(self.views, str) or not all(isinstance(name, str) for name in self.views):
-            raise VieError(f"views={self.views!r}: give the names of the cameras as a list, such as ['front', 'wrist']")
-        if len(set(self.views)) < len(self.views):
-            raise VieError(f"views={list(self.views)} names a camera twice: give each once")
-        if self.proprio is not None and not isinstance(self.proprio, Mapping):
-            raise VieError(f"proprio={self.proprio!r}: give names and lengths, such as {{'state': 7}}")
+        views = () if self.views is None else self.views
+        if isinstance(views, str) or not isinstance(views, Iterable) or not all(isinstance(one, str) for one in views):
+            raise VieError(f"views={views!r}: give the names of the cameras as a list, such as ['front', 'wrist']")
+        if len(set(views)) < len(views):
+            raise VieError(f"views={list(views)} names a camera twice: give each once")
+        for what, example in (("proprio", "names and lengths, such as {'state': 7}"), ("pool_arguments", "a mapping")):
+            if getattr(self, what) is not None and not isinstance(getattr(self, what), Mapping):
+                raise VieError(f"{what}={getattr(self, what)!r}: give {example}")
         lengths = {
             "history": self.history,
             **{f"proprio {name}": length for name, length in (self.proprio or {}).items()},
@@ -47,10 +49,11 @@ class Heads:
             if getattr(self, name) is not None:
                 lengths[name] = getattr(self, name)
         for name, length in lengths.items():
-            if not isinstance(length, Integral) or length < 1:
+            if not isinstance(length, Integral) or isinstance(length, bool) or length < 1:
                 raise VieError(f"{name}={length!r}: give a whole number, at least 1")
         # Not a config library's own, which may not be pickled.
-        object.__setattr__(self, "views", tuple(self.views))
+        object.__setattr__(self, "views", tuple(views))
+        object.__setattr__(self, "pool_arguments", dict(self.pool_arguments) if self.pool_arguments else None)
         object.__setattr__(self, "proprio", dict(self.proprio) if self.proprio else None)
 
     @property

@@ -5,6 +5,7 @@ import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def load(
         VieError: There is no such source, its package is missing, or the arguments contradict each other.
     """
     heads = Heads(pool, pool_arguments, views, share_views, history, project, proprio, proprio_project)
-    if size is not None and (not isinstance(size, int) or size < 1):
+    if size is not None and (not isinstance(size, Integral) or isinstance(size, bool) or size < 1):
         raise VieError(f"size={size!r}: give the side of the pictures in pixels, at least 1")
     schedule = Schedule(_trained(mode, train_from), layer_decay)
     if size is not None and str(source).startswith(SIZED) and not Path(source).is_dir():

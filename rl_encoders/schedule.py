@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 
 from rl_encoders.trunk import Trunk
 from vie import VieError
@@ -27,8 +28,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if 0 not in self.trained or min(self.trained) < 0:
             raise VieError(f"the schedule {dict(self.trained)} does not say what is trained at step 0: add 0: none")
-        if not 0 < self.layer_decay <= 1:
-            raise VieError(f"layer_decay={self.layer_decay}: give a factor above 0, at most 1")
+        if not isinstance(self.layer_decay, Real) or not 0 < self.layer_decay <= 1:
+            raise VieError(f"layer_decay={self.layer_decay!r}: give a factor above 0, at most 1")
 
     def check(self, trunk: Trunk) -> None:
         """Raises ``VieError`` where a stage is not one of the trunk's, or would be frozen again."""

@@ -126,6 +126,7 @@ def _halved(name: str, tensor: Tensor) -> Tensor:
     return small
 
 
+@torch.inference_mode(False)  # or it could never be trained
 def load(source: str | os.PathLike[str]) -> Encoder:
     """Loads an encoder, in eval mode.
 

@@ -152,6 +152,12 @@ def parse_task(task: str, overrides: Sequence[str] = ()) -> TransferConfig:
         raise VieError("no mode is asked for: give --mode knn, linear, random, finetune or scratch")
     for mode in ("linear", "finetune", "scratch"):
         schedule: Schedule = getattr(config, mode)
+        asked = [one for one in config.modes if one == mode or (one, mode) == ("random", "linear")]
+        if asked and schedule.steps < 1:
+            raise VieError(
+                f"task {config.task!r} has no schedule for mode {asked[0]}: set {mode}.steps and {mode}.lr, or give "
+                "other modes"
+            )
         if late := [drop for drop in schedule.drops if schedule.steps and not 0 <= drop < schedule.steps]:
             raise VieError(f"{mode}.drops={late} lie outside the {schedule.steps} steps: give both to fit")
     return config

@@ -13,7 +13,7 @@ from benchmarks.transfer.networks import Classifier, Probe
 from benchmarks.transfer.training import Bench, Score, train
 from pretrain.evaluate import Features, check_any, extract
 from pretrain.runtime import autocast_to, use_channels_last
-from vie import Stream, VieError, create_model, knn_scores
+from vie import Stream, create_model, knn_scores
 from vie.linear import linear_readout
 
 Row = dict[str, Any]
@@ -97,6 +97,8 @@ def renewed(bench: Bench, model: Stream) -> Stream:
     """A network of the same make with new weights, drawn from the seed."""
     torch.manual_seed(bench.seed)
     fresh = create_model(model.model_name, None, **model.arguments).to(bench.device).eval()
+    # Those of the weights, not of the name: the pixels stay what they are.
+    fresh.mean, fresh.std, fresh.resize = model.mean, model.std, model.resize
     if bench.config.runtime.channels_last:
         use_channels_last(fresh, bench.device)
     return fresh
@@ -112,10 +114,6 @@ def _whole(bench: Bench, start: Callable[[], Stream], schedule: Schedule, readou
 
 
 def _trained(bench: Bench, network: Probe | Classifier, schedule: Schedule, readout: str) -> list[Row]:
-    if schedule.steps < 1:
-        raise VieError(
-            f"task {bench.config.task!r} has no schedule for this mode: set {readout}.steps and {readout}.lr"
-        )
     tests: dict[int, list[Score]] = {}
     train(bench, network, schedule, tests.__setitem__)
     rows = []

@@ -58,12 +58,12 @@ def evaluate(config: TransferConfig, source: str, out: Path, name: str | None = 
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     content_of_weights = summary({name: digest(tensor) for name, tensor in weights.items()}).hex()
     split = f"-split{config.data.split}" if config.data.split else ""
+    contents: dict[Path, dict[str, Any]] = {}
     for mode in config.modes:
-        model.load_state_dict(weights)  # fine-tuning moves them
         # New weights are the read-outs' own draw; whatever begins from the encoder counts under the encoder's seed.
         seed = bench.seed if mode in ("random", "scratch") else int(training.get("seed", bench.seed))
         path = out / f"{config.task}-{name}-{mode}-seed{seed}{split}.json"
-        content = {
+        contents[path] = {
             "format": FORMAT,
             "task": config.task,
             "mode": mode,
@@ -77,13 +77,15 @@ def evaluate(config: TransferConfig, source: str, out: Path, name: str | None = 
             },
             "protocol": _protocol(bench, mode),
         }
-        _refuse_others(path, content)
+        _refuse_others(path, contents[path])  # of all modes, before any is measured
+    for path, content in contents.items():
+        model.load_state_dict(weights)  # fine-tuning moves them
         try:
-            content["results"] = MODES[mode](bench, model)
+            content["results"] = MODES[content["mode"]](bench, model)
             out.mkdir(parents=True, exist_ok=True)
             write_text_atomically(path, json.dumps(content, indent=1) + "\n")
         except torch.OutOfMemoryError as error:
-            raise VieError(f"{device} has too little memory for {mode}: lower data.batch_size") from error
+            raise VieError(f"{device} has too little memory for {content['mode']}: lower data.batch_size") from error
         except OSError as error:
             raise VieError(f"{path} cannot be written ({error}): give another folder by --out") from error
         yield path
@@ -104,12 +106,16 @@ def open_bench(config: TransferConfig, encoder: Encoder, device: torch.device) -
 
 def _warn_of_seen_videos(config: TransferConfig, training: dict[str, Any]) -> None:
     """Warns where an encoder was trained on this corpus in another split: then it may have seen the test videos."""
-    if training.get("corpus") == Path(config.data.path).name and training.get("split") != config.data.split:
-        logger.warning(
-            "the encoder was trained on %s by split %s, and may have seen test videos of split %s: "
-            "train it with data.split=%s to keep them apart",
-            *(training["corpus"], training.get("split"), config.data.split, config.data.split),
-        )
+    # A hybrid's halves may have been trained on different splits.
+    trainings = [training[half] for half in ("static", "dynamic") if training.get(half)] or [training]
+    for one in trainings:
+        if one.get("corpus") == Path(config.data.path).name and one.get("split") != config.data.split:
+            logger.warning(
+                "the encoder was trained on %s by split %s, and may have seen test videos of split %s: "
+                "train it with data.split=%s to keep them apart",
+                *(one["corpus"], one.get("split"), config.data.split, config.data.split),
+            )
+            return
 
 
 def _refuse_others(path: Path, content: dict[str, Any]) -> None:
@@ -142,7 +148,7 @@ def _protocol(bench: Bench, mode: str) -> dict[str, Any]:
         "batch_size": bench.batch_size if trained else None,
         "augmentation": asdict(config.augmentation) if trained else None,
         "schedule": asdict(schedule) if schedule else None,
-        "knn": asdict(config.knn) if mode == "knn" else None,
+        "knn": asdict(config.knn) if mode in ("knn", "random") else None,
         "precision": config.runtime.precision,
         "machine": describe_machine(bench.device),
     }

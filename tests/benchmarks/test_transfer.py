@@ -370,6 +370,12 @@ class TestCommand:
         assert not caplog.records
         self.run(corpus, tmp_path / "seen", tmp_path / "results", "--mode", "knn", "data.split=1")
         assert "may have seen test videos of split 1: train it with data.split=1" in caplog.text
+        caplog.clear()
+        kept = {**card["training"], "split": "1"}
+        halves = {"training": {**kept, "static": card["training"], "dynamic": kept}}
+        save_pretrained(load(encoder).model, tmp_path / "joined", CLIP, halves)
+        self.run(corpus, tmp_path / "joined", tmp_path / "results", "--mode", "knn", "data.split=1")
+        assert "may have seen test videos of split 1" in caplog.text
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

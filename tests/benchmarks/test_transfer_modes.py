@@ -1,6 +1,7 @@
 """What each mode really does: which weights, which videos, which formula."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ from pretrain.transfer_results import read_results
 from tests.benchmarks.test_transfer import CLIP, CPU, PLAIN, QUICK, bench_for
 from tests.conftest import NEEDS_GPU
 from tests.pretrain.test_clips import damaged
-from vie import VieError, create_model, load, save_pretrained
+from vie import Resize, VieError, create_model, load, save_pretrained
 from vie.video import clip_frames, even_positions
 from vie.video.apply import apply_draw, compiled_apply_draw
 from vie.video.pixels import centre_boxes, crop_resize, normalise
@@ -252,7 +253,11 @@ class TestCommand:
             (["modes=[]"], "no mode is asked for"),
             (
                 ["--mode", "finetune", "finetune.steps=0", "finetune.drops=[]"],
-                "has no schedule for this mode: set finetune",
+                "has no schedule for mode finetune: set finetune",
+            ),
+            (
+                ["--mode", "knn,random", "linear.steps=0", "linear.drops=[]"],
+                "has no schedule for mode random: set linear",
             ),
         ],
     )
@@ -343,3 +348,14 @@ def test_clips_of_workers_are_where_a_gpu_reads_them(tiny_corpus, encoder):
     config = parse_task("small", [f"data.path={tiny_corpus}", *QUICK])
     bench = open_bench(config, load(encoder), CPU)
     assert next(stream(bench.train_clips(2), range(2), 1, pin_memory=True)).frames.is_pinned()
+
+
+def test_new_weights_see_the_pixels_that_the_encoder_sees():
+    model = create_model("vie_single_r18", width=4)
+    model.mean, model.std, model.resize = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), Resize("squash")
+    bench = SimpleNamespace(
+        seed=3, device=torch.device("cpu"), config=SimpleNamespace(runtime=SimpleNamespace(channels_last=False))
+    )
+    fresh = modes.renewed(bench, model)
+    assert (fresh.mean, fresh.std, fresh.resize) == (model.mean, model.std, model.resize)
+    assert not torch.equal(next(fresh.parameters()), next(model.parameters()))

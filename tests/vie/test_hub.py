@@ -243,3 +243,12 @@ def test_half_precision_is_half_as_large_and_loads_like_any_other(tmp_path):
     with pytest.raises(VieError, match=r"trunk\.stem\.weight holds values beyond float16's 65,504"):
         save_pretrained(whole.model, tmp_path / "large", SAMPLING, half=True)
     assert not (tmp_path / "large").exists()
+
+
+def test_what_was_loaded_in_inference_mode_can_be_trained(tmp_path):
+    model = create_model("vie_single_r18", width=4)
+    save_pretrained(model, tmp_path, model.sampling)
+    with torch.inference_mode():
+        loaded = load(tmp_path).model
+    loaded.pooled(torch.zeros(1, 3, 1, 32, 32)).sum().backward()
+    assert any(parameter.grad is not None for parameter in loaded.parameters())

@@ -7,6 +7,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from vie import Encoder, Resize, Sampling, VieError, create_model, load, save_pretrained
+from vie.video.resize import VIE_RESIZE, _kept_grid
 
 
 def smooth(height: int, width: int) -> Tensor:
@@ -99,3 +100,10 @@ def test_a_card_with_an_unknown_way(tmp_path):
     card.write_text(card.read_text().replace("bicubic", "magic"))
     with pytest.raises(VieError, match="interpolation='magic'"):
         load(tmp_path)
+
+
+def test_grids_of_many_sizes_are_not_all_kept():
+    sampling = Sampling(1, 1, None, 16)
+    for width in range(20, 60):
+        VIE_RESIZE(torch.zeros(1, 1, 20, width, 3, dtype=torch.uint8), sampling)
+    assert _kept_grid.cache_info().currsize == _kept_grid.cache_info().maxsize == 16

@@ -94,16 +94,29 @@ def _as_trained(frames: Tensor, sampling: Sampling) -> Tensor:
     if min(frames.shape[2:4]) > SHRINK_FROM * sampling.resized:
         frames = shrink(frames, sampling.resized)
     batch, _, height, width, _ = frames.shape
+    return sample(frames, _grid(height, width, sampling, frames.device).expand(batch, -1, -1, -1))
+
+
+def _grid(height: int, width: int, sampling: Sampling, device: torch.device) -> Tensor:
     # Of a graph that is being traced it is a constant, and what stands for it there must not be kept.
-    grid = (_made_grid if torch.compiler.is_compiling() else _kept_grid)(height, width, sampling, frames.device)
-    return sample(frames, grid.expand(batch, -1, -1, -1))
+    if torch.compiler.is_compiling():
+        return sampling_grid(_made_box(height, width, sampling, device), height, width, sampling.size)
+    # A captured graph makes it in each replay: it would go on reading where a kept one was before it was given up.
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return sampling_grid(_kept_box(height, width, sampling, device), height, width, sampling.size)
+    return _kept_grid(height, width, sampling, device)
 
 
-def _made_grid(height: int, width: int, sampling: Sampling, device: torch.device) -> Tensor:
-    box = torch.from_numpy(centre_boxes(np.array([height]), np.array([width]), sampling)).to(device)
-    return sampling_grid(box, height, width, sampling.size)
+def _made_box(height: int, width: int, sampling: Sampling, device: torch.device) -> Tensor:
+    return torch.from_numpy(centre_boxes(np.array([height]), np.array([width]), sampling)).to(device)
 
 
-# Nothing is to be made anew in every pass, nor can be copied to the device while a CUDA graph is captured. A graph goes
-# on reading where the grid was then, so none is ever given up.
-_kept_grid = functools.cache(_made_grid)
+# Nothing can be copied to the device while a CUDA graph is captured, and the graph goes on reading where the box was
+# then, so none is ever given up.
+_kept_box = functools.cache(_made_box)
+
+
+@functools.lru_cache(maxsize=16)
+def _kept_grid(height: int, width: int, sampling: Sampling, device: torch.device) -> Tensor:
+    # Pictures of a camera have one size: nothing is to be made anew in every pass.
+    return sampling_grid(_kept_box(height, width, sampling, device), height, width, sampling.size)
