@@ -174,8 +174,9 @@ def _table(records: list[Record], column: Callable[[Record], str]) -> str:
     lines = ["| encoder | seeds | " + " | ".join(columns) + " |", "|---" * (2 + len(columns)) + "|"]
     for encoder in dict.fromkeys(record.encoder for record in records):
         mine = [record for record in records if record.encoder == encoder]
-        cells = [_cell(record for record in mine if column(record) == name) for name in columns]
-        lines.append(f"| {encoder} | {len({record.seed for record in mine})} | " + " | ".join(cells) + " |")
+        seeds = len({record.seed for record in mine})
+        cells = [_cell((record for record in mine if column(record) == name), seeds) for name in columns]
+        lines.append(f"| {encoder} | {seeds} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -189,10 +190,10 @@ def _size(records: list[Record]) -> str:
     return f"{'-'.join(map(str, dict.fromkeys((videos[0], videos[-1]))))} test videos, chance {chance:.1f}"
 
 
-def _cell(records: Iterable[Record]) -> str:
-    """Mean and spread over seeds of what each seed reached on average."""
+def _cell(records: Iterable[Record], seeds: int) -> str:
+    """Mean and spread over seeds of what each seed reached on average; how many, where they are fewer than others."""
     means = by_seed(records)
     if not means:
         return ""
     spread = f" ± {statistics.stdev(means):.1f}" if len(means) > 1 else ""
-    return f"{statistics.mean(means):.1f}{spread}"
+    return f"{statistics.mean(means):.1f}{spread}" + (f" (seeds: {len(means)})" if len(means) < seeds else "")
