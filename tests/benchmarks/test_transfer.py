@@ -108,6 +108,8 @@ FINE_TUNING = {  # clips, batch, drops of the release's settings
     "hmdb51_resnet3d": (4, 128, []),
     "hmdb51_resnet3d_cj": (4, 128, [40000, 60000]),
     "hmdb51_two_pathway": (3, 64, [10000, 20000]),
+    "ucf101_rotnet": (10, 128, []),
+    "hmdb51_rotnet": (4, 128, []),
 }
 
 
@@ -116,7 +118,7 @@ def test_fine_tuning_has_the_schedule_of_the_release(task):
     config = parse_task(task)
     assert (config.data.clips, config.data.batch_size, config.finetune.drops) == FINE_TUNING[task]
     rates = config.finetune.lr, config.finetune.momentum, config.finetune.weight_decay, config.finetune.decay_all
-    assert (config.modes, *rates) == (["finetune"], 5e-4, 0.9, 1e-5, False)
+    assert (config.modes, *rates) == (["finetune"], 0.008 if task.endswith("_rotnet") else 5e-4, 0.9, 1e-5, False)
     assert (config.data.split, config.data.test_split) == ("1", "test")
     plain = Augmentation("corner", (8 / 7, 10 / 7), 0, 0, 0, 0, 0, 0.5)
     assert config.augmentation == (Augmentation() if task.endswith("_cj") else plain)
