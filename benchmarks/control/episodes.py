@@ -33,6 +33,7 @@ class Frames:
         held_out: (N,) whether its episode is tested on.
         fps: Frames in a second.
         episodes: How many there are.
+        success: (N, 1) float32: 1 where the task is done by then, 0 elsewhere; None where nobody says.
     """
 
     pixels: Tensor
@@ -42,6 +43,7 @@ class Frames:
     held_out: Tensor
     fps: float
     episodes: int
+    success: Tensor | None = None
 
     def clips(self, which: Tensor, sampling: Sampling) -> Tensor:
         """What an encoder sees at some frames, (B, T, H, W, 3): the frame, or those before it too."""
@@ -56,7 +58,7 @@ def read_frames(path: str, camera: str | None = None, episodes: int | None = Non
 
     Args:
         path: As ``rl_encoders.datasets.open_dataset`` takes it; or a folder with ``labels.csv`` (columns path, split),
-            video files, and for each ``episodes/TASK/NAME.npz`` with ``action`` and ``frame_step``.
+            video files, and for each ``episodes/TASK/NAME.npz`` with ``action``, ``success`` and ``frame_step``.
         camera: Of the dataset; its first unless given.
         episodes: To read at most, spread evenly over the dataset.
 
@@ -68,7 +70,7 @@ def read_frames(path: str, camera: str | None = None, episodes: int | None = Non
     if name not in dataset.cameras:
         raise VieError(f"{path} has no camera {name!r}: it has {', '.join(dataset.cameras)}")
     kept = np.linspace(0, len(dataset) - 1, min(episodes or len(dataset), len(dataset))).round().astype(int).tolist()
-    pixels, actions, lengths, held_out = [], [], [], []
+    pixels, actions, success, lengths, held_out = [], [], [], [], []
     for number, episode in enumerate(dataset):
         if number not in kept:
             continue
@@ -78,6 +80,8 @@ def read_frames(path: str, camera: str | None = None, episodes: int | None = Non
         length = min(len(seen), len(done))
         pixels.append(seen[:length])
         actions.append(torch.from_numpy(done[:length]))
+        if "success" in episode.numbers:
+            success.append(torch.from_numpy(np.asarray(episode.numbers["success"], dtype=np.float32)[:length, None]))
         lengths.append(length)
         held_out.append(splits[number] != "train" if splits else len(lengths) % round(1 / HELD_OUT) == 0)
     if len({tuple(each.shape[1:]) for each in pixels}) != 1:
@@ -94,6 +98,7 @@ def read_frames(path: str, camera: str | None = None, episodes: int | None = Non
         torch.repeat_interleave(torch.tensor(held_out), counts),
         dataset.fps or 25.0,
         len(lengths),
+        torch.cat(success) if len(success) == len(lengths) else None,
     )
 
 
@@ -105,8 +110,9 @@ def _listed(folder: Path) -> tuple[Dataset, list[str]]:
         for row in rows:
             task, name = Path(row["path"]).parts[-2:]
             with np.load(folder / "episodes" / task / Path(name).with_suffix(".npz")) as numbers:
-                action: npt.NDArray[Any] = numbers["action"][numbers["frame_step"]]
-            yield Episode(row["path"], {"pixels": partial(_video, folder / row["path"])}, {"action": action})
+                at = numbers["frame_step"]
+                done: dict[str, npt.NDArray[Any]] = {name: numbers[name][at] for name in ("action", "success")}
+            yield Episode(row["path"], {"pixels": partial(_video, folder / row["path"])}, done)
 
     return Dataset(str(folder), ("pixels",), 25.0, read, len(rows)), [row["split"] for row in rows]
 

@@ -1,4 +1,4 @@
-"""Behaviour cloning and inverse dynamics: actions read out of one observation, or of two in a row."""
+"""Actions read out of one observation or of two in a row, and whether the task is done."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -15,8 +15,8 @@ from rl_encoders.encoder import HEADS
 from rl_encoders.shift import draw_shifts, shift
 from vie import VieError
 
-TASKS = {"clone": 1, "inverse": 2}
-"""How many observations in a row each task reads: behaviour cloning, inverse dynamics."""
+TASKS = {"clone": 1, "inverse": 2, "success": 1}
+"""How many observations in a row each task reads: behaviour cloning, inverse dynamics, whether the task is done."""
 
 Read = Callable[[Tensor], Tensor]
 """From the numbers of frames (B, K) to what an encoder makes of them, (B, K * D)."""
@@ -51,7 +51,9 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Share of the held-out actions' variance that is explained, the mean over their dimensions.
+    """Share of the held-out targets' variance that is explained, the mean over their dimensions.
+
+    Of success, which is 0 or 1, it is the Brier skill score.
 
     Attributes:
         final: After the last step.
@@ -76,20 +78,21 @@ def probe(frames: Frames, encoder: VisualEncoder, config: ProbeConfig, kept: Ten
         kept: (N, ...) of a frozen encoder: ``keep_features``, which several probes may share.
 
     Raises:
-        VieError: There is no such task, or no held-out episode.
+        VieError: There is no such task, no held-out episode, or nobody says which frames are a success.
     """
     if config.task not in TASKS:
         raise VieError(f"there is no task {config.task!r}: give one of {', '.join(TASKS)}")
     train, test = samples(frames, config.task)
     if len(train) == 0 or len(test) == 0:
         raise VieError("no episode is held out, or all are: read more episodes")
-    mean, scale = frames.actions[train[:, 0]].mean(dim=0), frames.actions[train[:, 0]].std(dim=0)
+    wanted = _wanted(frames, config.task)
+    mean, scale = wanted[train[:, 0]].mean(dim=0), wanted[train[:, 0]].std(dim=0)
     moving = scale > 1e-6  # the others tell nothing
     torch.manual_seed(config.seed)
     encoder = copy.deepcopy(encoder).train()
     width = TASKS[config.task] * encoder.output_dim
     device = encoder.device
-    targets = ((frames.actions - mean)[:, moving] / scale[moving]).to(device)
+    targets = ((wanted - mean)[:, moving] / scale[moving]).to(device)
     readout = nn.Sequential(
         nn.BatchNorm1d(width),
         nn.Linear(width, config.hidden),
@@ -139,6 +142,15 @@ def samples(frames: Frames, task: str) -> tuple[Tensor, Tensor]:
     rows = numbers[:, None] + torch.arange(count)
     held_out = frames.held_out[numbers]
     return rows[~held_out], rows[held_out]
+
+
+def _wanted(frames: Frames, task: str) -> Tensor:
+    """(N, A) what is to be told of each frame."""
+    if task != "success":
+        return frames.actions
+    if frames.success is None:
+        raise VieError("this dataset does not say at which frames the task is done: leave the task success out")
+    return frames.success
 
 
 def keep_features(frames: Frames, encoder: VisualEncoder, batch: int = 64) -> Tensor:
